@@ -1,0 +1,65 @@
+"""The Ray cluster a run works on: the one it is started in, or a quiet local one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_QUIET = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's shuffle workers would otherwise be killed and started again after every operation.
+    "RAY_num_workers_soft_limit": "12",
+    # stderr belongs to the progress; what fails reaches the driver as an exception.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+_STORE_BYTES = 512 << 20
+
+
+def start() -> None:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine's cores."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        with _silent_stderr():
+            _join_or_start()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # The newer reader merges small files into one block, whatever number of blocks is asked for.
+    context.use_datasource_v2 = False
+
+
+def _join_or_start() -> None:
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        return
+    ray.init(
+        address="local",
+        num_cpus=len(os.sched_getaffinity(0)),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=_STORE_BYTES,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep Ray's native code from writing a line about its log level; what fails is raised."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)

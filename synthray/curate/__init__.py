@@ -1,0 +1,1 @@
+"""Operators that mark rows; SQL decides on the marks."""

@@ -1,0 +1,127 @@
+"""What the dataset is worth: train a student on it, test the student on other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from synthray.errors import InputError, near
+from synthray.lineage import uniform
+from synthray.metric import measurements
+from synthray.operator import Measure
+from synthray.query import Query, identifier
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from synthray.stage import Stage
+    from synthray.table import Table
+
+
+@dataclass(frozen=True)
+class Utility(Measure):
+    """Measure `accuracy` and `macro_f1` on the table `test` of a student trained on the rows; and `majority`.
+
+    `majority` is the accuracy of always answering the test's most frequent label: what no training buys.
+    Intervals are percentiles of `resamples` bootstrap samples of the test rows, at `confidence`. Per label
+    there is a slice of F1. NaN means that there was nothing to learn from.
+    """
+
+    text: str
+    label: str
+    test: str
+    resamples: Annotated[int, Ge(100), Le(100_000)] = 1000
+    confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Text and label."""
+        return (self.text, self.label)
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The test table."""
+        return (self.test,)
+
+    def check(self, before: pa.Schema) -> None:
+        """Raise an InputError when the test table lacks text or label."""
+        self.require_text(before, self.text, self.label)
+        schema = self.context.schemas[self.test]
+        for name in (self.text, self.label):
+            if name not in schema.names:
+                raise InputError(f"the table {self.test!r} has no column {name!r}{near(name, schema.names)}")
+        self.require_text(schema, self.text, self.label)
+
+    def apply(self, dataset: object, stage: Stage) -> None:
+        """Learn in a task: the training texts never come to the driver."""
+        import ray
+
+        task = ray.remote(max_retries=2)(_learn).remote(self, stage.input, self.context.tables[self.test])
+        stage.measured(stage.results([task])[0])
+
+    def measure(self, query: Query) -> pa.Table:
+        """Train, test, resample; `query` holds `rows` and the test table."""
+        import numpy as np
+        from sklearn.metrics import f1_score
+
+        texts, labels = self._pairs(query, "rows")
+        test_texts, truth = self._pairs(query, self.test)
+        classes = sorted(set(truth))
+        constant = max(classes, key=lambda one: (truth.count(one), one))
+        predicted = self._predicted(texts, labels, test_texts)
+        if predicted is None:
+            missing = {"value": float("nan"), "n": len(truth)}
+            return measurements([{"metric": name, **missing} for name in ("accuracy", "macro_f1", "majority")])
+        given, said = np.array(truth), np.array(predicted)
+
+        def macro(places: Any) -> float:
+            return float(f1_score(given[places], said[places], labels=classes, average="macro", zero_division=0))
+
+        everything = np.arange(len(truth))
+        random = np.random.default_rng(int(uniform("bootstrap", self.context.seed) * 2**31))
+        samples = random.integers(0, len(truth), (self.resamples, len(truth)))
+        right, majority = given == said, given == constant
+        found = [
+            self._interval("accuracy", right.mean(), right[samples].mean(axis=1), len(truth)),
+            self._interval("macro_f1", macro(everything), [macro(sample) for sample in samples], len(truth)),
+            self._interval("majority", majority.mean(), majority[samples].mean(axis=1), len(truth)),
+            {"metric": "train_rows", "value": len(texts), "n": len(texts)},
+        ]
+        scores = f1_score(given, said, labels=classes, average=None, zero_division=0)
+        found += [
+            {"metric": "f1", "value": float(score), "n": truth.count(one), "slice": f"{self.label}={one}"}
+            for one, score in zip(classes, scores, strict=True)
+        ]
+        return measurements(found)
+
+    def _predicted(
+        self, texts: Sequence[str], labels: Sequence[str], test_texts: Sequence[str]
+    ) -> list[str] | None:
+        from synthray.model import student
+
+        if len(set(labels)) < 2 or not test_texts:
+            return None
+        return [str(one) for one in student.fit(texts, labels, self.context.seed).predict(list(test_texts))]
+
+    def _pairs(self, query: Query, relation: str) -> tuple[list[str], list[str]]:
+        text, label = identifier(self.text), identifier(self.label)
+        found = query.arrow(
+            f"SELECT {text} AS text, {label} AS label FROM {identifier(relation)} "
+            f"WHERE {text} <> '' AND {label} IS NOT NULL ORDER BY ALL"
+        )
+        return found["text"].to_pylist(), found["label"].to_pylist()
+
+    def _interval(self, metric: str, value: Any, resampled: Any, n: int) -> dict[str, Any]:
+        import numpy as np
+
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(np.asarray(resampled), [tail, 1 - tail])
+        return {"metric": metric, "value": float(value), "ci_low": float(low), "ci_high": float(high), "n": n}
+
+
+def _learn(operator: Utility, rows: Table, test: Table) -> pa.Table:
+    with Query({"rows": rows, operator.test: test}) as query:
+        return operator.measure(query)

@@ -1,0 +1,1 @@
+"""Operators that write the dataset for others to use."""

@@ -1,0 +1,1 @@
+"""Operators that call a language model."""

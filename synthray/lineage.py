@@ -1,0 +1,83 @@
+"""Who a row is and where it comes from: ids by lineage, never by position.
+
+A source row's id comes from its content and occurrence number, a condition row's from its index in
+its own table, a generated row's from its parent, the making step's name and its ordinal. So ids are
+the same for any number of workers, blocks and shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pyarrow as pa
+
+FAILED = pa.struct(
+    [
+        pa.field("error", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("attempts", pa.int32()),
+    ]
+)
+"""Type of the reserved column `failed`; null means that the row is fine."""
+
+IDENTITY: dict[str, pa.DataType] = {
+    "row_id": pa.string(),
+    "parent_id": pa.string(),
+    "round": pa.int32(),
+}
+"""The reserved columns that every stored row has."""
+
+RESERVED = frozenset({*IDENTITY, "failed", "parents", "reject_step", "reject_reason"})
+"""Column names that no setting may claim."""
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is the same text for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def digest(*parts: Any) -> str:
+    """Return 24 hex digits (96 bits) that stand for `parts`."""
+    return hashlib.blake2b(canonical(parts).encode(), digest_size=12).hexdigest()
+
+
+def condition_id(step: str, seed: int, index: int) -> str:
+    """Return the id of a condition row; prefix-stable, since only its index counts."""
+    return digest("condition", step, seed, index)
+
+
+def child_id(parent: str, step: str, ordinal: int) -> str:
+    """Return the id of the `ordinal`-th row that `step` makes from the row `parent`."""
+    return digest("child", parent, step, ordinal)
+
+
+def uniform(*parts: Any) -> float:
+    """Return a number in [0, 1) that depends on `parts` alone."""
+    return int(digest(*parts)[:13], 16) / 16**13
+
+
+def content_ids(relation: str, columns: list[str]) -> str:
+    """Return SQL that gives the rows of `relation` the reserved columns, ids from content and occurrence.
+
+    Rows that bring a `row_id` keep it, so an exported dataset goes on with its lineage.
+    """
+    if "row_id" in columns:
+        missing = [
+            f"CAST(NULL AS {'INTEGER' if name == 'round' else 'VARCHAR'}) AS {name}"
+            for name in ("parent_id", "round")
+            if name not in columns
+        ]
+        return f"SELECT {', '.join([*missing, '*'])} FROM ({relation})"
+    own = ", ".join(f'"{name}"' for name in columns if name not in IDENTITY)
+    return (
+        "SELECT md5(_content || '#' || row_number() OVER (PARTITION BY _content))[:24] AS row_id, "
+        "CAST(NULL AS VARCHAR) AS parent_id, CAST(0 AS INTEGER) AS round, * EXCLUDE (_content) "
+        f"FROM (SELECT {own}, CAST(to_json(struct_pack({_packed(columns)})) AS VARCHAR) AS _content "
+        f"FROM ({relation}))"
+    )
+
+
+def _packed(columns: list[str]) -> str:
+    return ", ".join(f'"{name}" := "{name}"' for name in sorted(columns) if name not in IDENTITY)

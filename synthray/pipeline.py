@@ -1,0 +1,454 @@
+"""A pipeline is a list of steps: checked as a whole before any work, then run stage by stage, resumably."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthray import cluster
+from synthray.errors import GateRefused, InputError, RecipeError, SynthrayError, TooManyFailed, near
+from synthray.gate import Check, check_conditions, decide
+from synthray.lineage import digest
+from synthray.operator import Context, Operator
+from synthray.progress import Progress
+from synthray.query import Query
+from synthray.run import FORMAT, Run, StageRecord, versions
+from synthray.stage import Stage
+from synthray.statement import Select, Statement, Union, Where, read_table
+from synthray.table import Table
+from synthray.task import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from synthray.model.language import Language
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operator or statement with its name, its `when` and its model's name; `line` is where a recipe has it."""
+
+    work: Operator | Statement
+    name: str = ""
+    when: str | None = None
+    model: str | None = None
+    line: int | None = None
+
+    def default_name(self) -> str:
+        """Return the name of a step that was given none."""
+        if isinstance(self.work, Operator):
+            return type(self.work).__module__.rpartition(".")[2]
+        if isinstance(self.work, Where) and self.work.reason:
+            return "where_" + re.sub(r"\W+", "_", self.work.reason)
+        return "sql" if isinstance(self.work, Select) else type(self.work).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A step that is known to fit: settled, with the rows' schemas before and after it."""
+
+    step: Step
+    before: pa.Schema
+    after: pa.Schema
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return self.step.name
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps in order, and all that they share.
+
+    `steps` takes operators, statements and Steps. `tables` are files or pipelines of their own, `models` are
+    named languages beside `model`, `gate` are SQL conditions over the metrics. A stage in which more than
+    `max_failed` of the rows fail ends the run. `blocks` is into how many parts rows are cut, and changes no
+    result. `recipe` is what the run directory keeps of where the pipeline came from.
+    """
+
+    steps: Sequence[Operator | Statement | Step]
+    name: str = "pipeline"
+    seed: int = 0
+    task: Task = field(default_factory=Task)
+    model: Language | None = None
+    models: Mapping[str, Language] = field(default_factory=dict)
+    tables: Mapping[str, Table | Pipeline] = field(default_factory=dict)
+    gate: Sequence[str] = ()
+    max_failed: float = 0.05
+    blocks: int | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    # What the steps are.
+
+    def named(self) -> list[Step]:
+        """Return the steps with unique names, bound to seed, task and model."""
+        steps = [one if isinstance(one, Step) else Step(one) for one in self.steps]
+        taken: set[str] = set()
+        named = []
+        for step in steps:
+            name = step.name or self._free_name(step, taken)
+            if name in taken:
+                raise RecipeError(f"{where(step)}: two steps are named {name!r}; give one `as: NAME`")
+            taken.add(name)
+            named.append(replace(step, name=name, work=self._bound(step, name, steps)))
+        return named
+
+    def _free_name(self, step: Step, taken: set[str]) -> str:
+        name = step.default_name()
+        if name in taken and isinstance(step.work, Operator):
+            raise RecipeError(
+                f"{where(step)}: {name} is used twice; give the second one `as: NAME`, "
+                "which names its draws, columns and metrics"
+            )
+        number = 2
+        while name in taken:
+            name = f"{step.default_name()}_{number}"
+            number += 1
+        return name
+
+    def _bound(self, step: Step, name: str, steps: list[Step]) -> Operator | Statement:
+        if isinstance(step.work, Statement):
+            return replace(step.work, step=name, when=step.when or step.work.when)
+        twice = sum(type(other.work) is type(step.work) for other in steps) > 1
+        names_its_own = any(item.name == "writes" for item in fields(step.work))
+        if step.model and step.model not in self.models:
+            raise RecipeError(
+                f"{where(step)}: no model {step.model!r} under models:{near(step.model, self.models)}"
+            )
+        context = Context(
+            step=name,
+            prefix=f"{name}_" if twice and step.name and not names_its_own else "",
+            seed=self.seed,
+            task=self.task,
+            language=self.models[step.model] if step.model else self.model,
+            tables={key: table for key, table in self.tables.items() if isinstance(table, Table)},
+        )
+        return replace(step.work, context=context)
+
+    # Checking.
+
+    def check(self) -> list[Checked]:
+        """Return the steps, known to fit each other; raises an InputError before anything is done."""
+        schemas = self._table_schemas()
+        checked: list[Checked] = []
+        schema: pa.Schema | None = None
+        for step in self.named():
+            with _told(step):
+                one = self._check_step(step, schema, schemas)
+            checked.append(one)
+            schema = one.after
+        if not checked:
+            raise RecipeError(f"{self.name}: there are no steps")
+        if not 0 <= self.max_failed <= 1:
+            raise RecipeError(f"max_failed must be from 0 to 1, but is {self.max_failed}")
+        check_conditions(self.gate, [one.name for one in checked if _measures(one.step.work)])
+        self._check_order(checked)
+        return checked
+
+    def _table_schemas(self) -> dict[str, pa.Schema]:
+        schemas = {}
+        for name, table in self.tables.items():
+            if isinstance(table, Pipeline):
+                schemas[name] = table.check()[-1].after
+                continue
+            try:
+                with Query({name: table}) as query:
+                    # Reading every value finds a bad row now, not after the first paid call.
+                    rows = query.value(f'SELECT count(*) FROM (SELECT hash(t) AS h FROM "{name}" t) WHERE h <> 0')
+                    schemas[name] = query.schema(f'SELECT * FROM "{name}"')
+            except InputError as error:
+                raise RecipeError(f"table {name!r}: {error}") from None
+            if not rows:
+                raise RecipeError(f"table {name!r}: {', '.join(table.files)} has no rows")
+        return schemas
+
+    def _check_step(
+        self, step: Step, schema: pa.Schema | None, schemas: Mapping[str, pa.Schema]
+    ) -> Checked:
+        import pyarrow as pa
+
+        if isinstance(step.work, Statement):
+            if schema is None:
+                raise RecipeError("the first step must make rows: source.conditions or source.table")
+            return self._check_statement(step, step.work, schema, schemas)
+        operator = replace(step.work, context=replace(step.work.context, schemas=schemas))
+        if operator.makes() == "rows":
+            if schema is not None:
+                raise RecipeError("only the first step makes rows; name a table and use `union` to add some")
+        elif schema is None:
+            raise RecipeError("the first step must make rows: source.conditions or source.table")
+        before = pa.schema([]) if schema is None else schema
+        for name in operator.reads:
+            if name not in before.names:
+                raise RecipeError(
+                    f"reads the column {name!r}, which no earlier step makes{near(name, before.names)}"
+                )
+        for name in operator.table_names:
+            read_table(name, self.tables)
+        if operator.uses_model:
+            if operator.context.language is None:
+                raise RecipeError("needs a model; add `model: {language: embedded}` to the recipe")
+            operator.context.language.check()
+        operator.check(before)
+        if step.when:
+            with self._empty(before, schemas) as query:
+                when = Where(step.when).settle(query).predicate
+            step = replace(step, when=when)
+        return Checked(replace(step, work=operator), before, operator.schema(before))
+
+    def _check_statement(
+        self, step: Step, statement: Statement, schema: pa.Schema, schemas: Mapping[str, pa.Schema]
+    ) -> Checked:
+        if isinstance(statement, Union):
+            read_table(statement.table, self.tables)
+        with self._empty(schema, schemas) as query:
+            settled = statement.settle(query)
+            after = settled.schema(query)
+        return Checked(replace(step, work=settled, when=None), schema, after)
+
+    def _empty(self, schema: pa.Schema, schemas: Mapping[str, pa.Schema]) -> Query:
+        tables = {name: held.empty_table() for name, held in schemas.items()}
+        return Query({**tables, "rows": schema.empty_table()}, seed=self.seed)
+
+    def _check_order(self, checked: list[Checked]) -> None:
+        exported = None
+        for one in checked:
+            if isinstance(one.step.work, Operator) and one.step.work.uses_gate:
+                exported = exported or one
+            elif exported is not None:
+                raise RecipeError(
+                    f"{where(one.step)}: nothing may follow {exported.name}; an export ends the recipe, "
+                    "since it carries the gate's verdict over all metrics"
+                )
+
+    # Running.
+
+    def run(self, out: str | Path, *, retry_failed: bool = False, quiet: bool = False) -> Run:
+        """Run into the directory `out`, or go on with what is there; raises GateRefused at the end.
+
+        Committed stages with unchanged fingerprints are skipped, answered calls are not asked again.
+        """
+        checked = self.check()
+        run = Run.claim(Path(out), self.name)
+        try:
+            self._start(run, retry_failed)
+            progress = Progress(run.calls, quiet=quiet)
+            self._run(run, checked, progress)
+            run.save(calls_made=progress.made())
+            self._finish(run)
+        except KeyboardInterrupt:
+            run.save(state="interrupted", error=None)
+            raise
+        except SynthrayError as error:
+            state = "refused" if isinstance(error, GateRefused) else "failed"
+            run.save(state=state, error=str(error))
+            raise
+        except BaseException as error:
+            run.save(state="failed", error=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            run.release()
+        return run
+
+    def _start(self, run: Run, retry_failed: bool) -> None:
+        retries = dict(run.state.get("retries", {}))
+        if retry_failed:
+            for record in run.stages():
+                for step in record.steps:
+                    if step.rows_failed:
+                        retries[step.step] = retries.get(step.step, 0) + 1
+        run.save(
+            format=FORMAT,
+            name=self.name,
+            seed=self.seed,
+            state="running",
+            error=None,
+            recipe=self.recipe or {"steps": [repr(step.work) for step in self.named()]},
+            versions=versions(),
+            retries=retries,
+            gate=None,
+            stages=run.state.get("stages", []),
+        )
+
+    def _run(self, run: Run, checked: list[Checked], progress: Progress) -> None:
+        work = _Work(self, run, progress)
+        for name, table in self.tables.items():
+            if isinstance(table, Pipeline):
+                work.make_table(name, table)
+            else:
+                work.tables[name] = table
+                work.digests[name] = table.digest()
+        run.save(
+            tables={
+                name: {"files": table.files, "kind": table.kind} for name, table in work.tables.items()
+            }
+        )
+        work.chain(checked, "", "stages")
+
+    def _finish(self, run: Run) -> None:
+        import pyarrow.parquet as pq
+
+        metrics = run.sql("SELECT * FROM metrics")
+        part = run.root / ".metrics.part"
+        pq.write_table(metrics, part)
+        part.replace(run.root / "metrics.parquet")
+        checks = decide(self.gate, metrics)
+        run.save(state="done", gate=[vars(check) for check in checks])
+        refused = [check for check in checks if not check.passed]
+        if refused:
+            lines = "; ".join(f"{check.condition} ({check.found})" for check in refused)
+            raise GateRefused(f"the gate refused the dataset: {lines}")
+
+
+class _Work:
+    """A run under way: which stages stand, which are to be made."""
+
+    def __init__(self, pipeline: Pipeline, run: Run, progress: Progress) -> None:
+        self.pipeline = pipeline
+        self.run = run
+        self.progress = progress
+        self.tables: dict[str, Table] = {}
+        self.digests: dict[str, str] = {}
+
+    def make_table(self, name: str, pipeline: Pipeline) -> None:
+        """Run a table's own pipeline; its rows become the table."""
+        records, fingerprint = self.chain(pipeline.check(), f"{name}.", f"stages of {name}")
+        self.tables[name] = self.run.table(records[-1])
+        self.digests[name] = fingerprint
+
+    def chain(self, checked: list[Checked], prefix: str, key: str) -> tuple[list[StageRecord], str]:
+        """Make or skip the stages of a list of steps."""
+        records: list[StageRecord] = []
+        fingerprint = ""
+        for number, group in enumerate(stages(checked), start=1):
+            fingerprint = self._fingerprint(group, fingerprint)
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", prefix + "+".join(one.name for one in group))
+            folder = f"{number:02d}-{name[:60]}-{fingerprint[:12]}"
+            record = self.run.stage(folder)
+            if record is None:
+                record = self._make(folder, fingerprint, group, records[-1] if records else None)
+            else:
+                self.progress.note(f"{name}: unchanged, {record.rows_kept} rows")
+            records.append(record)
+            self.run.save(**{key: [one.folder for one in records]})
+            self._limit_failures(record)
+        return records, fingerprint
+
+    def _make(
+        self, folder: str, fingerprint: str, group: list[Checked], before: StageRecord | None
+    ) -> StageRecord:
+        work = group[0].step.work
+        checks: tuple[Check, ...] = ()
+        if isinstance(work, Operator):
+            cluster.start()
+            if work.uses_gate:
+                checks = tuple(decide(self.pipeline.gate, self.run.sql("SELECT * FROM metrics")))
+        stage = Stage(
+            run=self.run,
+            folder=folder,
+            fingerprint=fingerprint,
+            before=before,
+            before_schema=group[0].before,
+            schema=group[-1].after,
+            tables=self.tables,
+            seed=self.pipeline.seed,
+            blocks=self.pipeline.blocks,
+            progress=self.progress,
+            task=self.pipeline.task,
+            checks=checks,
+        )
+        try:
+            if isinstance(work, Operator):
+                return stage.operate(self._at(work), group[0].step.when)
+            return stage.state([one.step.work for one in group if isinstance(one.step.work, Statement)])
+        finally:
+            stage.close()
+
+    def _at(self, operator: Operator) -> Operator:
+        retry = self.run.state["retries"].get(operator.step, 0)
+        context = replace(
+            operator.context, tables=self.tables, calls=str(self.run.calls), retry=retry
+        )
+        return replace(operator, context=context)
+
+    def _fingerprint(self, group: list[Checked], before: str) -> str:
+        return digest(before, [self._parts(one) for one in group])
+
+    def _parts(self, one: Checked) -> list[Any]:
+        work, name = one.step.work, one.name
+        if isinstance(work, Statement):
+            with Query({}) as query:
+                named = {table for sql in work.sql() for table in query.named(sql)}
+            tables = {table: self.digests[table] for table in sorted(named & set(self.digests))}
+            return [repr(work), tables, self.pipeline.seed]
+        context = work.context
+        gate = (list(self.pipeline.gate), self.pipeline.name) if work.uses_gate else None
+        return [
+            type(work).__module__,
+            work.settings(),
+            hashlib.blake2b(inspect.getsource(sys.modules[type(work).__module__]).encode()).hexdigest(),
+            [hashlib.blake2b(path.read_bytes()).hexdigest() for path in work.files()],
+            {table: self.digests[table] for table in work.table_names},
+            context.language.identity() if work.uses_model and context.language else None,
+            vars(context.task),
+            (name, context.prefix, context.seed, one.step.when),
+            self.run.state["retries"].get(name, 0),
+            gate,
+        ]
+
+    def _limit_failures(self, record: StageRecord) -> None:
+        for step in record.steps:
+            worked = step.rows_in + step.rows_made - step.rows_expanded
+            if step.rows_failed > self.pipeline.max_failed * worked:
+                raise TooManyFailed(
+                    f"{step.step}: {step.rows_failed} of {worked} rows failed, more than max_failed "
+                    f"({self.pipeline.max_failed:.0%}); see: synthray sql {self.run.root} "
+                    '"SELECT error, message, count(*) FROM failures GROUP BY ALL", then run again with '
+                    "--retry-failed, or raise max_failed"
+                )
+
+
+def stages(checked: Sequence[Checked]) -> list[list[Checked]]:
+    """Group steps into stages: an operator alone; wheres together, and what follows them if it is SQL too.
+
+    Only the last statement of a stage may add columns or rows, so that the columns of every rejected row
+    stand in the stage before.
+    """
+    groups: list[list[Checked]] = []
+    is_open = False
+    for one in checked:
+        if is_open and isinstance(one.step.work, Statement):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+        is_open = isinstance(one.step.work, Where)
+    return groups
+
+
+def where(step: Step) -> str:
+    """Return how a message names a step."""
+    name = step.name or step.default_name()
+    return f"step {name!r} (line {step.line})" if step.line else f"step {name!r}"
+
+
+@contextmanager
+def _told(step: Step) -> Iterator[None]:
+    """Say in an error which step it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise RecipeError(f"{where(step)}: {error}") from None
+
+
+def _measures(work: Operator | Statement) -> bool:
+    if isinstance(work, Operator):
+        return work.makes() == "nothing" and not work.uses_gate
+    return isinstance(work, Select)

@@ -1,0 +1,282 @@
+"""DuckDB, shut in: SQL over named relations, with no file, network or clock, and one answer for one input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from synthray.errors import QueryError
+from synthray.table import Table, quoted
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+SQL = Path(__file__).parent / "sql"
+"""The shipped SQL: views over a run, metrics and filters."""
+
+CLOCK = frozenset({"current_timestamp", "current_date", "current_time", "localtime", "localtimestamp"})
+ORDERED = frozenset(
+    {"first", "last", "any_value", "arbitrary", "list", "array_agg", "string_agg", "group_concat"}
+)
+"""Aggregates whose answer depends on the order of their input."""
+
+POSITIONAL = frozenset(
+    f"WINDOW_{name}"
+    for name in ("ROW_NUMBER", "NTILE", "FIRST_VALUE", "LAST_VALUE", "NTH_VALUE", "LEAD", "LAG", "FILL")
+)
+"""Windows whose answer tells apart rows that their ORDER BY holds equal; rank() does not."""
+
+
+class Query:
+    """A locked DuckDB connection over `relations`: name -> Arrow table, Table or a SELECT over files.
+
+    External access is off and the configuration locked before any statement of a recipe is seen; files of
+    `relations` and the folder `writable` are all that can be reached. Use it in one thread.
+    """
+
+    def __init__(
+        self,
+        relations: Mapping[str, pa.Table | Table | str],
+        *,
+        seed: int = 0,
+        files: tuple[str, ...] = (),
+        writable: Path | None = None,
+    ) -> None:
+        import duckdb
+
+        self._connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+        self._volatile = _volatile_functions(self._connection)
+        try:
+            self._define(relations, seed)
+            tables = (table for table in relations.values() if isinstance(table, Table))
+            paths = [*files, *(file for table in tables for file in table.files)]
+            self._lock(paths, writable)
+        except duckdb.Error as error:
+            self.close()
+            raise _translated(error) from None
+
+    def _define(self, relations: Mapping[str, pa.Table | Table | str], seed: int) -> None:
+        run = self._connection.execute
+        run(
+            "CREATE MACRO chance(id, tag) AS ('0x' || "
+            f"md5('{seed}' || chr(31) || tag || chr(31) || id)[:13])::BIGINT / {16**13}.0"
+        ).fetchall()
+        for name, relation in relations.items():
+            if isinstance(relation, Table):
+                relation = relation.relation()
+            if isinstance(relation, str):
+                run(f"CREATE VIEW {identifier(name)} AS {relation}").fetchall()
+            else:
+                self._connection.register(name, relation)
+
+    def _lock(self, paths: list[str], writable: Path | None) -> None:
+        run = self._connection.execute
+        if writable:
+            run(f"SET allowed_directories = [{quoted(f'{writable}/')}]").fetchall()
+            run(f"SET temp_directory = {quoted(str(writable / 'spill'))}").fetchall()
+        listed = ", ".join(quoted(path) for path in paths)
+        run(f"SET allowed_paths = [{listed}]").fetchall()
+        run("SET enable_external_access = false").fetchall()
+        run("SET lock_configuration = true").fetchall()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
+
+    def arrow(self, sql: str) -> pa.Table:
+        """Return the answer to one SELECT."""
+        import duckdb
+
+        self._one_select(sql)
+        try:
+            return self._connection.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise _translated(error) from error
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the answer to one SELECT as tuples."""
+        columns = self.arrow(sql).to_pydict().values()
+        return list(zip(*columns, strict=True))
+
+    def value(self, sql: str) -> Any:
+        """Return the single value that a SELECT answers."""
+        return self.rows(sql)[0][0]
+
+    def view(self, name: str, sql: str) -> None:
+        """Define the relation `name`."""
+        import duckdb
+
+        try:
+            self._connection.execute(f"CREATE VIEW {identifier(name)} AS {sql}").fetchall()
+        except duckdb.Error as error:
+            raise _translated(error) from error
+
+    def write(self, sql: str, path: Path) -> int:
+        """Write the answer to a Parquet file, out of core; return its number of rows."""
+        import duckdb
+
+        try:
+            copied = self._connection.execute(
+                f"COPY ({sql}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+            ).fetchall()
+        except duckdb.Error as error:
+            raise _translated(error) from error
+        return int(copied[0][0])
+
+    def schema(self, sql: str) -> pa.Schema:
+        """Return the columns that a SELECT answers, binding it without running it."""
+        return self.arrow(f"SELECT * FROM ({sql}\n) LIMIT 0").schema
+
+    def named(self, sql: str) -> set[str]:
+        """Return the relations that a statement names."""
+        nodes = _nodes(self._one_select(sql))
+        return {node["table_name"] for node in nodes if node.get("type") == "BASE_TABLE"}
+
+    def settled(self, sql: str) -> str:
+        """Return `sql` so that one input has one answer: row_id becomes the last sort key.
+
+        It is added to windows, order-sensitive aggregates and to a LIMIT's ORDER BY. Raises QueryError for
+        random(), now() and their like, and for samples.
+        """
+        tree = self._one_select(sql)
+        for node in _nodes(tree):
+            self._refuse_volatile(node)
+            _add_order(node)
+        return str(
+            self._connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[0][0]
+        )
+
+    def expression(self, sql: str, relation: str = "rows") -> str:
+        """Return an expression over `relation`, settled; QueryError when it is more than one expression."""
+        statement = f"SELECT ({sql}\n) AS value FROM {relation}"
+        node = self._one_select(statement)["statements"][0]["node"]
+        plain = (
+            node["type"] == "SELECT_NODE"
+            and len(node["select_list"]) == 1
+            and node["from_table"].get("table_name") == relation
+            and not any((node[part] for part in ("where_clause", "group_expressions", "having", "qualify")))
+            and not node["modifiers"]
+        )
+        if not plain:
+            raise QueryError(f"must be one SQL expression: {sql}")
+        return self.settled(statement).removeprefix("SELECT ").rpartition(" AS ")[0]
+
+    def references(self, expression: str) -> list[tuple[str, ...]]:
+        """Return the dotted column names in an expression, each once."""
+        tree = self._one_select(f"SELECT ({expression}\n)")
+        found = [tuple(n["column_names"]) for n in _nodes(tree) if n.get("class") == "COLUMN_REF"]
+        return list(dict.fromkeys(found))
+
+    def _one_select(self, sql: str) -> dict[str, Any]:
+        import duckdb
+
+        try:
+            statements = self._connection.extract_statements(sql)
+        except duckdb.Error as error:
+            raise _translated(error) from None
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            kinds = ", ".join(str(statement.type).rpartition(".")[2] for statement in statements)
+            raise QueryError(f"must be one SELECT, but is {kinds or 'nothing'}")
+        answer = self._connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+        tree: dict[str, Any] = json.loads(answer[0][0])
+        if tree["error"]:
+            raise QueryError(f"must be one SELECT: {tree['error_message']}")
+        return tree
+
+    def _refuse_volatile(self, node: dict[str, Any]) -> None:
+        name = str(node.get("function_name", "")).lower()
+        if node.get("class") == "FUNCTION" and name in self._volatile:
+            raise QueryError(
+                f"{name}() is refused, since its answer changes from run to run; "
+                "chance(row_id, 'tag') is a seeded number in [0, 1)"
+            )
+        if node.get("class") == "COLUMN_REF" and node["column_names"][-1].lower() in CLOCK:
+            raise QueryError(f"{node['column_names'][-1]} is refused, since it changes from run to run")
+        if node.get("type") == "SELECT_NODE" and node.get("sample"):
+            raise QueryError("a sample is refused; use: WHERE chance(row_id, 'tag') < 0.1")
+
+
+def identifier(name: str) -> str:
+    """Return `name` as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def shipped(path: str) -> str:
+    """Return the text of a shipped SQL file, such as 'views/rows.sql'."""
+    return (SQL / path).read_text(encoding="utf-8")
+
+
+def _volatile_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
+    answer = connection.execute(
+        "SELECT DISTINCT function_name FROM duckdb_functions() "
+        "WHERE stability <> 'CONSISTENT' AND function_name NOT IN ('error', 'getvariable')"
+    ).fetchall()
+    return frozenset(str(row[0]) for row in answer)
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _nodes(part)
+
+
+def _add_order(node: dict[str, Any]) -> None:
+    if node.get("class") == "WINDOW":
+        by_position = node["type"] in POSITIONAL or node["function_name"].lower() in ORDERED
+        if by_position or "ROWS" in f"{node['start']} {node['end']}".split("_"):
+            _append_key(node["orders"])
+    elif node.get("class") == "FUNCTION" and node["function_name"].lower() in ORDERED:
+        _append_key(node["order_bys"]["orders"])
+    elif node.get("type") == "SELECT_NODE":
+        kinds = {modifier["type"] for modifier in node["modifiers"]}
+        if kinds & {"LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"}:
+            _order_modifier(node)
+
+
+def _order_modifier(node: dict[str, Any]) -> None:
+    distinct_on = any(modifier.get("distinct_on_targets") for modifier in node["modifiers"])
+    limit = any(modifier["type"].startswith("LIMIT") for modifier in node["modifiers"])
+    if not (limit or distinct_on):
+        return
+    for modifier in node["modifiers"]:
+        if modifier["type"] == "ORDER_MODIFIER":
+            _append_key(modifier["orders"])
+            return
+    node["modifiers"].insert(0, {"type": "ORDER_MODIFIER", "orders": [_KEY]})
+
+
+_KEY = {
+    "type": "ORDER_DEFAULT",
+    "null_order": "ORDER_DEFAULT",
+    "expression": {
+        "class": "COLUMN_REF",
+        "type": "COLUMN_REF",
+        "alias": "",
+        "column_names": ["row_id"],
+    },
+}
+
+
+def _append_key(orders: list[dict[str, Any]]) -> None:
+    last = orders[-1]["expression"].get("column_names", []) if orders else []
+    if last[-1:] != ["row_id"]:
+        orders.append(_KEY)
+
+
+def _translated(error: Exception) -> QueryError:
+    text = str(error).strip()
+    if 'column "row_id" not found' in text:
+        text += "\nThe answer depends on the order of rows, so row_id must be there to sort by."
+    return QueryError(text)

@@ -1,0 +1,341 @@
+"""A run is a directory: stages, rejects, failures, calls, metrics. Running again is resuming.
+
+Only what `run.json` and each `stage.json` list is part of the run; files that a crash left are never read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from synthray.errors import RunError
+from synthray.query import Query, shipped
+from synthray.table import Table, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+COUNTS = ("rows_in", "rows_made", "rows_kept", "rows_rejected", "rows_failed", "rows_expanded")
+VIEWS = ("rejects", "failures", "rows", "funnel", "reasons")
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """What became of the rows in one step."""
+
+    step: str
+    operator: str
+    rows_in: int = 0
+    rows_made: int = 0
+    rows_kept: int = 0
+    rows_rejected: int = 0
+    rows_failed: int = 0
+    rows_expanded: int = 0
+
+    def conserved(self) -> bool:
+        """Say whether every row is accounted for."""
+        out = self.rows_kept + self.rows_rejected + self.rows_failed + self.rows_expanded
+        return self.rows_in + self.rows_made == out
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What `stage.json` holds; paths are relative to the run directory."""
+
+    folder: str
+    fingerprint: str
+    before: str | None
+    steps: tuple[StepCount, ...]
+    files: tuple[str, ...]
+    rejects: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    seconds: float = 0.0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def rows_kept(self) -> int:
+        """How many rows go on."""
+        return self.steps[-1].rows_kept
+
+    def totals(self) -> dict[str, int]:
+        """Return the counts of the whole stage."""
+        total = {name: sum(getattr(step, name) for step in self.steps) for name in COUNTS}
+        total["rows_in"] = self.steps[0].rows_in
+        total["rows_kept"] = self.rows_kept
+        return total
+
+    def write(self, root: Path) -> None:
+        """Commit the stage."""
+        text = json.dumps({**asdict(self), **self.totals()}, indent=1)
+        replace_file(root / "stages" / self.folder / "stage.json", text)
+
+    @classmethod
+    def read(cls, root: Path, folder: str) -> Self | None:
+        """Return the committed stage, or None when it is not whole."""
+        path = root / "stages" / folder / "stage.json"
+        if not path.is_file():
+            return None
+        held = json.loads(path.read_text(encoding="utf-8"))
+        steps = tuple(StepCount(**step) for step in held["steps"])
+        names = [name for name in cls.__dataclass_fields__ if name != "steps"]
+        lists = {name: tuple(held[name]) for name in names if isinstance(held[name], list)}
+        record = cls(**{name: held[name] for name in names} | lists, steps=steps)
+        listed = (*record.files, *record.rejects, *record.failures, *record.metrics, *record.outputs)
+        return record if all((root / file).is_file() for file in listed) else None
+
+
+@dataclass
+class Run:
+    """A run directory. `Run.claim` opens one for writing, `Run.read` and `synthray.open` for reading."""
+
+    root: Path
+    state: dict[str, Any] = field(default_factory=dict)
+    _lock: int | None = None
+
+    @classmethod
+    def claim(cls, root: Path, name: str) -> Self:
+        """Open or create RUN for the recipe `name`; RunError when it is another's or a live process writes it."""
+        run = cls(root.absolute())
+        run.check_free(name)
+        run.root.mkdir(parents=True, exist_ok=True)
+        # The lock dies with the process, whatever kills it; nothing is to be cleaned up.
+        run._lock = os.open(run.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(run._lock)
+            raise _in_use(run.root) from None
+        if (run.root / "run.json").is_file():
+            run._load()
+        return run
+
+    def check_free(self, name: str) -> None:
+        """Raise a RunError when the directory cannot be this recipe's; writes nothing."""
+        if not self.root.exists():
+            return
+        if not self.root.is_dir():
+            raise RunError(f"{self.root} is a file; --out names a directory")
+        if (self.root / "run.json").is_file():
+            self._load()
+            if self.state["name"] != name:
+                raise RunError(
+                    f"{self.root} holds a run of the recipe {self.state['name']!r}, not {name!r}; "
+                    "choose another --out"
+                )
+        elif any(path.name != ".lock" for path in self.root.iterdir()):
+            raise RunError(f"{self.root} is not empty and holds no run; choose another --out")
+        lock = self.root / ".lock"
+        if lock.exists():
+            with lock.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise _in_use(self.root) from None
+
+    @classmethod
+    def read(cls, root: str | Path) -> Self:
+        """Open RUN for reading; RunError when there is none."""
+        run = cls(Path(root).absolute())
+        if not (run.root / "run.json").is_file():
+            raise RunError(f"{root} holds no run (no run.json)")
+        run._load()
+        return run
+
+    def _load(self) -> None:
+        try:
+            self.state = json.loads((self.root / "run.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{self.root}/run.json is damaged: {error}") from None
+        if self.state.get("format") != FORMAT:
+            raise RunError(
+                f"{self.root} has format {self.state.get('format')!r}, this synthray reads {FORMAT}"
+            )
+
+    def save(self, **changes: Any) -> None:
+        """Change the run's state and write it."""
+        self.state.update(changes)
+        replace_file(self.root / "run.json", json.dumps(self.state, indent=1, default=str))
+
+    def release(self) -> None:
+        """Let another process write."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def calls(self) -> Path:
+        """The folder of the kept calls."""
+        return self.root / "calls"
+
+    def stage(self, folder: str) -> StageRecord | None:
+        """Return a committed stage."""
+        return StageRecord.read(self.root, folder)
+
+    def fresh_folder(self, folder: str) -> Path:
+        """Return the stage's folder, emptied of what an unfinished attempt left."""
+        path = self.root / "stages" / folder
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def stages(self) -> list[StageRecord]:
+        """Return the current stages in order."""
+        found = [self.stage(folder) for folder in self.state.get("stages", [])]
+        return [record for record in found if record]
+
+    def paths(self, files: tuple[str, ...]) -> tuple[str, ...]:
+        """Return listed files as absolute paths."""
+        return tuple(str(self.root / file) for file in files)
+
+    def table(self, record: StageRecord) -> Table:
+        """Return the rows that a stage kept."""
+        return Table(self.paths(record.files), "parquet")
+
+    def named_tables(self) -> dict[str, Table]:
+        """Return the recipe's named tables of which the files are still there."""
+        held = self.state.get("tables", {})
+        tables = {name: Table(tuple(item["files"]), item["kind"]) for name, item in held.items()}
+        return {
+            name: table
+            for name, table in tables.items()
+            if all(Path(file).is_file() for file in table.files)
+        }
+
+    def query(self) -> Query:
+        """Return a Query over the views of the run: rows, dataset, rejects, failures, calls, stages ..."""
+        stages = self.stages()
+        if not stages:
+            raise RunError(f"{self.root} has no finished stage yet")
+        files: list[str] = []
+        relations: dict[str, pa.Table | Table | str] = {**self.named_tables()}
+        relations |= self._row_relations(stages, files)
+        relations |= self._record_relations(stages, files)
+        for name in VIEWS:
+            relations[name] = shipped(f"views/{name}.sql")
+        return Query(relations, seed=self.state.get("seed", 0), files=tuple(files))
+
+    def sql(self, query: str) -> pa.Table:
+        """Return the answer to one SELECT over the views of the run."""
+        with self.query() as connection:
+            return connection.arrow(query)
+
+    def _row_relations(self, stages: list[StageRecord], files: list[str]) -> dict[str, str]:
+        def scan(names: tuple[str, ...]) -> str:
+            table = Table(self.paths(names), "parquet")
+            files.extend(table.files)
+            return table.scan()
+
+        marks = "CAST(NULL AS VARCHAR) AS reject_step, CAST(NULL AS VARCHAR) AS reject_reason"
+        rejected = [f"SELECT *, {marks} FROM dataset LIMIT 0"]
+        failed = ["SELECT *, NULL::STRUCT(error VARCHAR, message VARCHAR, attempts INTEGER) AS failed, "
+                  "CAST(NULL AS VARCHAR) AS reject_step FROM dataset LIMIT 0"]
+        by_folder = {record.folder: record for record in stages}
+        for record in stages:
+            before = by_folder.get(record.before or "")
+            if record.rejects and before:
+                rejected.append(
+                    f"SELECT b.*, r.step AS reject_step, r.reason AS reject_reason "
+                    f"FROM {scan(record.rejects)} r JOIN {scan(before.files)} b USING (row_id)"
+                )
+            if record.failures:
+                failed.append(f"SELECT * FROM {scan(record.failures)}")
+        return {
+            "dataset": f"SELECT * FROM {scan(stages[-1].files)}",
+            "rejected_rows": " UNION ALL BY NAME ".join(f"({part})" for part in rejected),
+            "failed_rows": " UNION ALL BY NAME ".join(f"({part})" for part in failed),
+        }
+
+    def _record_relations(
+        self, stages: list[StageRecord], files: list[str]
+    ) -> dict[str, pa.Table | Table | str]:
+        import pyarrow as pa
+
+        from synthray.metric import METRICS
+
+        metrics = [file for record in stages for file in self.paths(record.metrics)]
+        files.extend(metrics)
+        held = [{**asdict(record), **record.totals()} for record in stages]
+        columns = ("folder", "fingerprint", "seconds", "calls", "prompt_tokens", "completion_tokens")
+        return {
+            "stages": pa.Table.from_pylist(
+                [{name: row[name] for name in (*columns, *COUNTS)} for row in held]
+            ),
+            "steps": pa.Table.from_pylist(
+                [
+                    {"ordinal": number, "stage": folder, **step}
+                    for number, (folder, step) in enumerate(
+                        (row["folder"], step) for row in held for step in row["steps"]
+                    )
+                ]
+            ),
+            "metrics": Table(tuple(metrics), "parquet").relation() if metrics else METRICS.empty_table(),
+            "calls": calls_relation(self.calls, files),
+        }
+
+
+_CALL_COLUMNS = {
+    "key": "VARCHAR",
+    "step": "VARCHAR",
+    "row_id": "VARCHAR",
+    "ordinal": "INTEGER",
+    "model": "JSON",
+    "request": "JSON",
+    "response": "VARCHAR",
+    "finish_reason": "VARCHAR",
+    "prompt_tokens": "BIGINT",
+    "completion_tokens": "BIGINT",
+    "attempts": "INTEGER",
+    "latency_s": "DOUBLE",
+    "at": "DOUBLE",
+}
+
+
+def calls_relation(folder: Path, files: list[str]) -> str:
+    """Return SQL that reads the kept calls; a torn last line is passed over."""
+    journals = sorted(str(path) for path in folder.glob("*.jsonl"))
+    files.extend(journals)
+    if not journals:
+        nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in _CALL_COLUMNS.items())
+        return f"SELECT {nulls} LIMIT 0"
+    listed = ", ".join(quoted(path) for path in journals)
+    columns = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in _CALL_COLUMNS.items())
+    return (
+        f"SELECT * FROM read_json([{listed}], format='newline_delimited', columns={{{columns}}}, "
+        f"ignore_errors=true, maximum_object_size={1 << 28}) WHERE key IS NOT NULL"
+    )
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that readers see the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _in_use(root: Path) -> RunError:
+    return RunError(
+        f"another process is writing {root}; wait until it ends, or choose another --out"
+    )
+
+
+def versions() -> Mapping[str, str]:
+    """Return the versions of what decides a result."""
+    from importlib.metadata import version
+
+    names = ("synthray", "ray", "pyarrow", "duckdb", "datasketch", "cleanlab", "scikit-learn")
+    return {name: version(name) for name in names}

@@ -1,0 +1,1 @@
+"""Operators that make rows: condition tables and files."""

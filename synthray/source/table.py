@@ -1,0 +1,86 @@
+"""Rows of files: Parquet, JSON lines, CSV; one file, a folder or a glob."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge
+
+from synthray.errors import InputError
+from synthray.lineage import content_ids
+from synthray.operator import Makes, Operator
+from synthray.query import Query
+from synthray.table import Table as Files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from synthray.stage import Stage
+
+
+@dataclass(frozen=True)
+class Table(Operator):
+    """Read `path` (relative to the recipe's folder) or the recipe's table `table`, at most `rows` rows.
+
+    A row's id comes from its content and how often that content came before, so the order of files and
+    rows does not matter; rows that bring a `row_id` keep it.
+    """
+
+    path: str | Sequence[str] = ""
+    table: str = ""
+    rows: Annotated[int, Ge(1)] | None = None
+    base: str = "."
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The named table, if it is one."""
+        return (self.table,) if self.table else ()
+
+    def makes(self) -> Makes:
+        """Make rows."""
+        return "rows"
+
+    def check(self, before: pa.Schema) -> None:
+        """Read every value once: a bad row is found now, not after the first paid call."""
+        if bool(self.path) == bool(self.table):
+            raise InputError("needs either path (files) or table (a named table)")
+        if self.table and self.table not in self.context.tables:
+            return
+        with Query({"given": self._table()}) as query:
+            if not query.value(f"SELECT count(*) FROM (SELECT hash(t) AS h FROM ({self._sql(query)}) t) WHERE h <> 0"):
+                raise InputError(f"{self.path or self.table} has no rows")
+            twice = query.rows(f"SELECT row_id FROM ({self._sql(query)}) GROUP BY 1 HAVING count(*) > 1 OR row_id IS NULL LIMIT 1")
+            if twice:
+                raise InputError(f"row_id must be there and differ in each row, but {twice[0][0]!r} repeats")
+
+    def schema(self, before: pa.Schema) -> pa.Schema:
+        """Return identity columns and the files' own."""
+        given: Any = self._table() if self.path or self.table in self.context.tables else None
+        if given is None:
+            given = self.context.schemas[self.table].empty_table()
+        with Query({"given": given}) as query:
+            return query.schema(self._sql(query))
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that are read."""
+        return tuple(Path(path) for path in self._table().files) if self.path else ()
+
+    def apply(self, dataset: object, stage: Stage) -> None:
+        """Let DuckDB read the files and number equal rows."""
+        with Query({"given": self._table()}, writable=stage.path) as query:
+            path = stage.path / "rows.parquet"
+            query.write(self._sql(query), path)
+        stage.wrote(path)
+
+    def _table(self) -> Files:
+        if self.table:
+            return self.context.tables[self.table]
+        return Files.find(self.path, Path(self.base))
+
+    def _sql(self, query: Query) -> str:
+        rows = content_ids("SELECT * FROM given", query.schema("SELECT * FROM given").names)
+        # Which rows are the first ones is settled by id, so it is the same for any order of files.
+        return f"SELECT * FROM ({rows}) ORDER BY row_id LIMIT {self.rows}" if self.rows else rows

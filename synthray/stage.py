@@ -1,0 +1,559 @@
+"""A stage being made: rows in, one operator by Ray or a few statements by DuckDB, rows out, all accounted for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthray.errors import ConservationError, QueryError, RunFailed
+from synthray.lineage import FAILED, IDENTITY
+from synthray.metric import METRICS
+from synthray.query import Query, identifier
+from synthray.run import Run, StageRecord, StepCount, calls_relation
+from synthray.statement import Plan, Statement
+from synthray.table import Table, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+    from synthray.gate import Check
+    from synthray.operator import Context, Operator
+    from synthray.progress import Progress
+    from synthray.task import Task
+
+ROWS_PER_BLOCK = 10_000
+
+
+@dataclass
+class Stage:
+    """What an operator's `apply` gets: the rows as Dataset and as SQL, and where its own results go.
+
+    `before` is the stage whose rows come in (None for a source), `schema` the rows' schema after this one.
+    """
+
+    run: Run
+    folder: str
+    fingerprint: str
+    before: StageRecord | None
+    before_schema: pa.Schema
+    schema: pa.Schema
+    tables: Mapping[str, Table]
+    seed: int
+    blocks: int | None
+    progress: Progress
+    task: Task
+    checks: tuple[Check, ...] = ()
+    _query: Query | None = None
+    _files: list[str] = field(default_factory=list)
+    _failures: list[str] = field(default_factory=list)
+    _rejects: list[str] = field(default_factory=list)
+    _metrics: list[str] = field(default_factory=list)
+    _outputs: list[str] = field(default_factory=list)
+    _selected: Table | None = None
+
+    def __post_init__(self) -> None:
+        self.path = self.run.fresh_folder(self.folder)
+        self.started = time.monotonic()
+
+    # What an operator may use.
+
+    @property
+    def rows_in(self) -> int:
+        """How many rows come in."""
+        return self.before.rows_kept if self.before else 0
+
+    @property
+    def input(self) -> Table:
+        """The files of the rows that come in (those that `when` picks)."""
+        if self._selected:
+            return self._selected
+        return self.run.table(self.before) if self.before else Table((), "parquet")
+
+    @property
+    def query(self) -> Query:
+        """SQL over `rows` and the recipe's named tables, for use by the driver."""
+        if self._query is None:
+            self._query = self._connect({"rows": self.input} if self.before else {})
+        return self._query
+
+    def dataset(self) -> Dataset:
+        """Return the rows that come in."""
+        return self.read(self.input.files, self.rows_in)
+
+    def read(self, files: tuple[str, ...], rows: int) -> Dataset:
+        """Return `rows` rows in Parquet files as a dataset of about ROWS_PER_BLOCK rows a block."""
+        import ray.data
+
+        blocks = self.blocks or max(1, rows // ROWS_PER_BLOCK)
+        dataset = ray.data.read_parquet(list(files), override_num_blocks=blocks)
+        return dataset.repartition(blocks) if self.blocks else dataset
+
+    def map(self, dataset: Dataset, operator: Operator) -> Dataset:
+        """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
+        checked = functools.partial(_checked, operator)
+        if not operator.uses_model:
+            return self.map_batches(dataset, checked)
+        import ray.data
+
+        language = operator.context.language
+        if not self.blocks:
+            # A batch as large as what is in flight, three at a time: the wire stays full between batches.
+            size = language.in_flight if language else 1
+            dataset = dataset.repartition(target_num_rows_per_block=size)
+        return dataset.map_batches(
+            _Actor,
+            fn_constructor_args=(checked,),
+            batch_format="pyarrow",
+            batch_size=None,
+            zero_copy_batch=True,
+            # The model waits or brings its own threads; a CPU of Ray's held here could block the readers.
+            num_cpus=0,
+            ray_remote_args_fn=_actor_lives,
+            compute=ray.data.ActorPoolStrategy(
+                size=1,
+                max_concurrent_calls_per_actor=3,
+                max_tasks_in_flight_per_actor=6,
+                enable_true_multi_threading=True,
+            ),
+        )
+
+    def map_batches(self, dataset: Dataset, function: Callable[[pa.Table], pa.Table]) -> Dataset:
+        """Return the dataset that `function` makes of each block."""
+        return dataset.map_batches(
+            function,
+            batch_format="pyarrow",
+            batch_size=None,
+            zero_copy_batch=True,
+        )
+
+    def narrow(self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], name: str) -> Table:
+        """Write what `function` makes of each block as an artifact of this stage; return its files."""
+        folder = self.path / name
+        folder.mkdir()
+        import ray.exceptions
+
+        written = self.map_batches(self.map_batches(dataset, function), _Write(folder))
+        try:
+            files = [row["file"] for row in written.take_all()]
+        except ray.exceptions.RayError as error:
+            raise _cause(error, self._step) from error
+        return Table(tuple(files), "parquet")
+
+    def results(self, tasks: list[Any]) -> list[Any]:
+        """Return what Ray tasks return; their own errors come as they are."""
+        import ray
+        import ray.exceptions
+
+        try:
+            return list(ray.get(tasks))
+        except ray.exceptions.RayError as error:
+            raise _cause(error, self._step) from error
+
+    def wrote(self, path: Path) -> None:
+        """List a Parquet file of rows that the operator wrote itself."""
+        self._files.append(str(path))
+
+    def measured(self, measurements: pa.Table) -> None:
+        """Keep measurements (see `synthray.metric`) under this step's name."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        step = pa.array([self._step] * len(measurements), pa.string())
+        table = measurements.add_column(0, METRICS.field("step"), step).cast(METRICS)
+        path = self.path / f"metrics-{len(self._metrics)}.parquet"
+        pq.write_table(table, path)
+        self._metrics.append(str(path))
+
+    def over(self, relations: Mapping[str, Any], writable: Path | None = None) -> Query:
+        """Return a Query over other relations; the caller closes it."""
+        return Query(relations, seed=self.seed, writable=writable)
+
+    def exported(self, paths: list[Path]) -> None:
+        """List files that were written for others; when one is gone, the stage is made again."""
+        self._outputs.extend(str(path) for path in paths)
+
+    # The two ways to make a stage.
+
+    def operate(self, operator: Operator, when: str | None) -> StageRecord:
+        """Run an operator over the rows that `when` is true for; the others pass by with nulls."""
+        self._step = operator.step
+        if self.before and when:
+            self._select(when)
+        rows = self._rows_of(operator)
+        with self.progress.stage(operator.step, rows, calls=operator.uses_model):
+            if operator.makes() in ("rows", "nothing"):
+                dataset = operator.apply(None, self)
+            else:
+                dataset = operator.apply(self.dataset(), self) if rows else None
+            if dataset is not None:
+                self._collect(dataset)
+        if operator.makes() == "nothing":
+            assert self.before is not None
+            count = StepCount(operator.step, _path_of(operator), self.rows_in, rows_kept=self.rows_in)
+            return self._commit((count,), self.before.files, operator)
+        return self._account(operator)
+
+    def state(self, statements: list[Statement]) -> StageRecord:
+        """Run statements over the rows by DuckDB, out of core."""
+        import duckdb
+
+        self._step = statements[0].step
+        with self.progress.stage("+".join(one.step for one in statements), self.rows_in, calls=False):
+            try:
+                counts = self._state(statements, why=None)
+            except QueryError as error:
+                kinds = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
+                if not isinstance(error.__cause__, kinds):
+                    raise
+                counts = self._state(statements, why=error)
+        return self._commit(tuple(counts), tuple(self._files), None)
+
+    # Statements.
+
+    def _state(self, statements: list[Statement], why: QueryError | None) -> list[StepCount]:
+        self.path = self.run.fresh_folder(self.folder)
+        self._files, self._rejects, self._failures, self._metrics = [], [], [], []
+        self.close()
+        assert self.before is not None
+        query = self._connect({"r0": self.input})
+        counts = []
+        rows = self.rows_in
+        for number, statement in enumerate(statements):
+            plan = self._plan(query, statement, number, guard=why is not None)
+            count = self._count(query, statement, plan, rows, number, why)
+            query.view(f"r{number + 1}", plan.rows)
+            counts.append(count)
+            rows = count.rows_kept
+        path = self.path / "rows.parquet"
+        kept = query.write(f"SELECT * FROM r{len(statements)}", path)
+        self._files.append(str(path))
+        self._unique(query, f"read_parquet({quoted(str(path))})")
+        if kept != rows:
+            raise ConservationError(
+                f"{self._step}: {rows} rows should be kept, but {kept} are; {counts}"
+            )
+        return counts
+
+    def _plan(self, query: Query, statement: Statement, number: int, *, guard: bool) -> Plan:
+        try:
+            plan = statement.plan(query, f"r{number}", guard=guard)
+        except QueryError as error:
+            raise RunFailed(f"{statement.step}: {error}") from error
+        for sql, meaning in plan.forbidden.items():
+            found = query.rows(f"SELECT row_id FROM ({sql}) LIMIT 1")
+            if found:
+                raise RunFailed(f"{statement.step}: {meaning}: row_id {found[0][0]!r}")
+        return plan
+
+    def _count(
+        self, query: Query, statement: Statement, plan: Plan, rows: int, number: int, why: QueryError | None
+    ) -> StepCount:
+        def size(sql: str | None) -> int:
+            return int(query.value(f"SELECT count(*) FROM ({sql})")) if sql else 0
+
+        rejected = failed = 0
+        if plan.rejects:
+            rejected = self._written(query, plan.rejects, f"rejects-{number}", self._rejects)
+        if plan.failures:
+            message = quoted(str(why).partition("\n")[0])
+            kind = quoted(type(why.__cause__).__name__.removesuffix("Exception") + "Error" if why else "")
+            failed = self._written(
+                query,
+                f"SELECT * EXCLUDE (step), struct_pack(error := {kind}, message := {message}, "
+                f"attempts := 1::INTEGER) AS failed, step AS reject_step FROM ({plan.failures})",
+                f"failures-{number}",
+                self._failures,
+            )
+        if plan.metrics:
+            self._written(query, plan.metrics, f"metrics-{number}", self._metrics)
+        made, expanded = size(plan.made), size(plan.expanded)
+        return StepCount(
+            step=statement.step,
+            operator=type(statement).__name__.lower(),
+            rows_in=rows,
+            rows_made=made,
+            rows_kept=rows + made - rejected - failed - expanded,
+            rows_rejected=rejected,
+            rows_failed=failed,
+            rows_expanded=expanded,
+        )
+
+    def _written(self, query: Query, sql: str, name: str, listed: list[str]) -> int:
+        path = self.path / f"{name}.parquet"
+        written = query.write(sql, path)
+        if written:
+            listed.append(str(path))
+        return written
+
+    # Operators.
+
+    def _rows_of(self, operator: Operator) -> int:
+        if self._selected:
+            return int(self.query.value("SELECT count(*) FROM rows"))
+        return int(getattr(operator, "rows", 0) or 0) if operator.makes() == "rows" else self.rows_in
+
+    def _select(self, when: str) -> None:
+        passed, selected = self.path / "passed.parquet", self.path / "selected.parquet"
+        verdict = f"(SELECT *, ({when}) AS _when FROM rows)"
+        self.query.write(f"SELECT * EXCLUDE (_when) FROM {verdict} WHERE _when", selected)
+        if self.query.write(f"SELECT * EXCLUDE (_when) FROM {verdict} WHERE _when IS NOT TRUE", passed):
+            self._files.append(str(passed))
+        self.close()
+        self._selected = Table((str(selected),), "parquet")
+
+    def _collect(self, dataset: Dataset) -> None:
+        """Write the rows as they come; the driver sees one line a block."""
+        import ray.exceptions
+
+        sink = self.map_batches(dataset, _Sink(self.path, self.schema))
+        try:
+            for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in batch.to_pylist():
+                    self.progress.add(row["rows"] + row["failed"])
+                    for listed, file in ((self._files, row["file"]), (self._failures, row["failed_file"])):
+                        if file:
+                            listed.append(file)
+        except ray.exceptions.RayError as error:
+            raise _cause(error, self._step) from error
+
+    def _account(self, operator: Operator) -> StageRecord:
+        """Find out, by the ids before and after, what became of every row."""
+        if not self._files:
+            import pyarrow.parquet as pq
+
+            pq.write_table(self.schema.empty_table(), self.path / "rows.parquet")
+            self._files.append(str(self.path / "rows.parquet"))
+        with self._connect(self._after(operator)) as query:
+            self._unique(query, "kept_rows")
+            count = self._operator_count(query, operator)
+        return self._commit((count,), tuple(self._files), operator)
+
+    def _after(self, operator: Operator) -> dict[str, Table | str | pa.Table]:
+        import pyarrow as pa
+
+        nothing = pa.table({"row_id": pa.array([], pa.string()), "parent_id": pa.array([], pa.string())})
+        return {
+            "before": self.run.table(self.before) if self.before else nothing,
+            "kept_rows": Table(tuple(self._files), "parquet"),
+            "failed_rows": Table(tuple(self._failures), "parquet") if self._failures else nothing,
+        }
+
+    def _operator_count(self, query: Query, operator: Operator) -> StepCount:
+        parents = (
+            "UNION ALL SELECT unnest(parents) FROM kept_rows"
+            if "parents" in query.schema("SELECT * FROM kept_rows").names
+            else ""
+        )
+        query.view("after", "SELECT row_id, parent_id FROM kept_rows UNION ALL SELECT row_id, parent_id FROM failed_rows")
+        query.view("made", "SELECT * FROM after ANTI JOIN before USING (row_id)")
+        query.view("gone", "SELECT row_id FROM before ANTI JOIN after USING (row_id)")
+        query.view("parents_", f"SELECT parent_id AS row_id FROM made {parents}")
+        query.view("expanded", "SELECT row_id FROM gone SEMI JOIN parents_ USING (row_id)")
+        query.view("childless", "SELECT row_id FROM gone ANTI JOIN parents_ USING (row_id)")
+
+        def size(name: str) -> int:
+            return int(query.value(f"SELECT count(*) FROM {name}"))
+
+        made, childless = size("made"), size("childless")
+        step, makes = operator.step, operator.makes()
+        if makes == "columns" and (made or childless):
+            example = query.rows(f"SELECT row_id FROM {'made' if made else 'childless'} LIMIT 1")[0][0]
+            raise ConservationError(
+                f"{step}: {_path_of(operator)} lost {childless} rows and made {made} (such as row_id "
+                f"{example!r}), but an operator only adds columns; let a where drop rows"
+            )
+        if makes == "children":
+            orphans = query.value(
+                "SELECT count(*) FROM made WHERE parent_id IS NULL OR parent_id NOT IN (SELECT row_id FROM before)"
+            )
+            if orphans and not parents:
+                raise ConservationError(f"{step}: {orphans} new rows name no parent in the rows before")
+        if childless:
+            self._written(
+                query,
+                f"SELECT row_id, {quoted(step)} AS step, 'no_children' AS reason FROM childless",
+                "rejects",
+                self._rejects,
+            )
+        count = StepCount(
+            step=step,
+            operator=_path_of(operator),
+            rows_in=self.rows_in,
+            rows_made=made,
+            rows_kept=size("kept_rows"),
+            rows_rejected=childless,
+            rows_failed=size("failed_rows"),
+            rows_expanded=size("expanded"),
+        )
+        if not count.conserved():
+            raise ConservationError(f"{step}: rows do not add up: {count}")
+        return count
+
+    def _unique(self, query: Query, source: str) -> None:
+        twice = query.rows(f"SELECT row_id FROM {source} GROUP BY row_id HAVING count(*) > 1 LIMIT 1")
+        if twice:
+            raise ConservationError(f"{self._step}: row_id {twice[0][0]!r} is there more than once")
+
+    def _commit(
+        self, counts: tuple[StepCount, ...], files: tuple[str, ...], operator: Operator | None
+    ) -> StageRecord:
+        for count in counts:
+            if not count.conserved():
+                raise ConservationError(f"{count.step}: rows do not add up: {count}")
+        record = StageRecord(
+            folder=self.folder,
+            fingerprint=self.fingerprint,
+            before=self.before.folder if self.before else None,
+            steps=counts,
+            files=self._relative(files),
+            rejects=self._relative(tuple(self._rejects)),
+            failures=self._relative(tuple(self._failures)),
+            metrics=self._relative(tuple(self._metrics)),
+            outputs=self._relative(tuple(self._outputs)),
+            seconds=round(time.monotonic() - self.started, 3),
+            **(self._spent(operator) if operator and operator.uses_model else {}),
+        )
+        self.close()
+        record.write(self.run.root)
+        return record
+
+    def _spent(self, operator: Operator) -> dict[str, int]:
+        """Add up what the calls of these rows took, whenever they were answered."""
+        column = identifier(f"{operator.step}_call")
+        files: list[str] = []
+        relations: dict[str, Table | str | pa.Table] = {"calls": calls_relation(self.run.calls, files)}
+        sources = {"kept_rows": self._files, "failed_rows": self._failures}
+        relations |= {name: Table(tuple(listed), "parquet") for name, listed in sources.items() if listed}
+        keys = " UNION ".join(f"SELECT {column} AS key FROM {name}" for name in sources if name in relations)
+        with Query(relations, files=tuple(files)) as query:
+            found = query.rows(
+                "SELECT count(*), coalesce(sum(prompt_tokens), 0)::BIGINT, "
+                "coalesce(sum(completion_tokens), 0)::BIGINT "
+                f"FROM (SELECT DISTINCT ON (key) * FROM calls) SEMI JOIN ({keys}) USING (key)"
+            )[0]
+        return dict(zip(("calls", "prompt_tokens", "completion_tokens"), found, strict=True))
+
+    def _relative(self, files: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(os.path.relpath(self.run.root / file, self.run.root) for file in files)
+
+    def _connect(self, relations: Mapping[str, Any]) -> Query:
+        return Query({**self.tables, **relations}, seed=self.seed, writable=self.path)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._query is not None:
+            self._query.close()
+            self._query = None
+
+
+def _actor_lives() -> dict[str, int]:
+    """A model's process may die and come back; a batch that kills it twice fails the run."""
+    return {"max_restarts": 20, "max_task_retries": 2}
+
+
+class _Actor:
+    """Holds an operator that owns a model in a process of its own."""
+
+    def __init__(self, function: Callable[[pa.Table], pa.Table]) -> None:
+        self._function = function
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return self._function(table)
+
+
+class _Write:
+    """Write a block to a file of its own and hand on its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._folder / f"part-{uuid.uuid4().hex}.parquet"
+        pq.write_table(table, path, compression="zstd")
+        return pa.table({"file": [str(path)]})
+
+
+class _Sink:
+    """Write the fine and the failed rows of a block; a retried task leaves files that nobody lists."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._folder = folder
+        self._schema = schema
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        failed = table.slice(0, 0)
+        if "failed" in table.column_names:
+            fine = pc.is_null(table["failed"])
+            table, failed = table.filter(fine), table.filter(pc.invert(fine))
+        line = {
+            "file": self._write("rows", table, self._schema),
+            "failed_file": self._write("failures", failed, failed.schema),
+            "rows": len(table),
+            "failed": len(failed),
+        }
+        schema = pa.schema(
+            [("file", pa.string()), ("failed_file", pa.string()), ("rows", pa.int64()), ("failed", pa.int64())]
+        )
+        return pa.Table.from_pylist([line], schema=schema)
+
+    def _write(self, name: str, table: pa.Table, schema: pa.Schema) -> str | None:
+        import pyarrow.parquet as pq
+
+        if not len(table):
+            return None
+        path = self._folder / f"{name}-{uuid.uuid4().hex}.parquet"
+        pq.write_table(table.select(schema.names).cast(schema), path, compression="zstd")
+        return str(path)
+
+
+def _checked(operator: Operator, table: pa.Table) -> pa.Table:
+    """Run an operator on a block and see that it did what it declares."""
+    import pyarrow as pa
+
+    expected = operator.schema(table.schema)
+    if not len(table):
+        return expected.empty_table()
+    out = operator(table)
+    missing = [name for name in expected.names if name not in out.column_names]
+    if missing:
+        raise RunFailed(f"{operator.step}: {_path_of(operator)} did not add {', '.join(missing)}")
+    out = out.select([*expected.names, *(["failed"] if "failed" in out.column_names else [])])
+    for name in ("row_id", "parent_id", "round"):
+        kind = IDENTITY[name]
+        out = out.set_column(out.schema.get_field_index(name), pa.field(name, kind), out[name].cast(kind))
+    if "failed" in out.column_names:
+        steps = pa.array([operator.step] * len(out), pa.string())
+        out = out.set_column(out.schema.get_field_index("failed"), pa.field("failed", FAILED), out["failed"].cast(FAILED))
+        out = out.append_column("reject_step", steps)
+    return out
+
+
+def _path_of(operator: Operator) -> str:
+    return ".".join(type(operator).__module__.rsplit(".", 2)[-2:])
+
+
+def _cause(error: BaseException, step: str) -> Exception:
+    """Return the operator's own error from inside Ray's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None) or seen.__cause__
+        if isinstance(cause, RunFailed | QueryError):
+            return cause
+        if cause is None or cause is seen:
+            break
+        seen = cause
+    last = str(seen).strip().splitlines()
+    return RunFailed(f"{step}: {last[-1] if last else type(seen).__name__}")

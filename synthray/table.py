@@ -1,0 +1,119 @@
+"""A named table: files (Parquet, JSON lines, CSV, YAML) that a recipe, a step or a statement may name."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthray.errors import SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Files of one kind that are read as one table.
+
+    A YAML file is a list of mappings, or a mapping of keys to lists, which becomes the columns `key` and
+    `value`, a row for each item.
+    """
+
+    files: tuple[str, ...]
+    kind: str
+
+    @classmethod
+    def find(cls, where: str | Sequence[str], base: Path) -> Table:
+        """Return the table at `where`: files, folders or globs, relative to `base`."""
+        patterns = [where] if isinstance(where, str) else list(where)
+        found = [path for pattern in patterns for path in _matching(pattern, base)]
+        kinds = sorted({SUFFIXES.get(path.suffix.lower(), path.suffix or "no suffix") for path in found})
+        if len(kinds) != 1 or kinds[0] not in SUFFIXES.values():
+            raise SourceError(
+                f"{', '.join(patterns)}: files must be all Parquet, JSON lines, CSV or YAML "
+                f"({', '.join(SUFFIXES)}), but are {', '.join(kinds)}"
+            )
+        return cls(tuple(str(path) for path in found), kinds[0])
+
+    def scan(self) -> str:
+        """Return the SQL that reads the files (not for YAML)."""
+        files = "[" + ", ".join(quoted(path) for path in self.files) + "]"
+        if self.kind == "parquet":
+            return f"read_parquet({files}, union_by_name=true)"
+        if self.kind == "csv":
+            return f"read_csv({files}, union_by_name=true, header=true, strict_mode=true, sample_size=-1)"
+        return f"read_json({files}, format='newline_delimited', union_by_name=true, sample_size=-1)"
+
+    def relation(self) -> str | pa.Table:
+        """Return what a Query shows as this table: SQL, or the rows themselves for YAML."""
+        return self.from_yaml() if self.kind == "yaml" else f"SELECT * FROM {self.scan()}"
+
+    def digest(self) -> str:
+        """Return a digest of the files' content."""
+        total = hashlib.blake2b(self.kind.encode(), digest_size=12)
+        for path in self.files:
+            with Path(path).open("rb") as file:
+                total.update(hashlib.file_digest(file, "blake2b").digest())
+        return total.hexdigest()
+
+    def from_yaml(self) -> pa.Table:
+        """Return the rows of YAML files."""
+        import pyarrow as pa
+        import yaml
+
+        rows: list[dict[str, Any]] = []
+        for path in self.files:
+            try:
+                value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise SourceError(f"{path}: {error}") from None
+            rows += _yaml_rows(path, value)
+        try:
+            return pa.Table.from_pylist(rows)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise SourceError(f"{self.files[0]}: the rows do not make columns: {error}") from None
+
+
+def quoted(text: str) -> str:
+    """Return `text` as a SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _matching(pattern: str, base: Path) -> list[Path]:
+    path = base / Path(pattern).expanduser()
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    elif path.is_file():
+        found = [path]
+    else:
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        found = [file for file in found if file.is_file()]
+    if not found:
+        raise SourceError(f"no file {str(path)!r}; a path is relative to the recipe's folder")
+    for file in found:
+        if not file.stat().st_size:
+            raise SourceError(f"{file} is empty")
+    return [file.resolve() for file in found]
+
+
+def _yaml_rows(path: str, value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict) and all(isinstance(items, list) for items in value.values()):
+        return [{"key": key, "value": item} for key, items in value.items() for item in items]
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value) and value:
+        return value
+    raise SourceError(f"{path}: must be a list of mappings, or a mapping of keys to lists")
