@@ -109,9 +109,7 @@ class Operator:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings by name, the run's context left out."""
-        return {
-            item.name: getattr(self, item.name) for item in fields(self) if item.name != "context"
-        }
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "context"}
 
     def add(self, table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
         """Return `table` with `columns` (a key of `adds()` -> values), typed and under their final names."""
@@ -144,9 +142,7 @@ class Operator:
 
 
 def _is_text(pa: Any, kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-    )
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 @dataclass(frozen=True)

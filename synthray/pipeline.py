@@ -162,7 +162,9 @@ class Pipeline:
             try:
                 with Query({name: table}) as query:
                     # Reading every value finds a bad row now, not after the first paid call.
-                    rows = query.value(f'SELECT count(*) FROM (SELECT hash(t) AS h FROM "{name}" t) WHERE h <> 0')
+                    rows = query.value(
+                        f'SELECT count(*) FROM (SELECT hash(t) AS h FROM "{name}" t) WHERE h <> 0'
+                    )
                     schemas[name] = query.schema(f'SELECT * FROM "{name}"')
             except InputError as error:
                 raise RecipeError(f"table {name!r}: {error}") from None
@@ -170,9 +172,7 @@ class Pipeline:
                 raise RecipeError(f"table {name!r}: {', '.join(table.files)} has no rows")
         return schemas
 
-    def _check_step(
-        self, step: Step, schema: pa.Schema | None, schemas: Mapping[str, pa.Schema]
-    ) -> Checked:
+    def _check_step(self, step: Step, schema: pa.Schema | None, schemas: Mapping[str, pa.Schema]) -> Checked:
         import pyarrow as pa
 
         if isinstance(step.work, Statement):
@@ -287,9 +287,7 @@ class Pipeline:
                 work.tables[name] = table
                 work.digests[name] = table.digest()
         run.save(
-            tables={
-                name: {"files": table.files, "kind": table.kind} for name, table in work.tables.items()
-            }
+            tables={name: {"files": table.files, "kind": table.kind} for name, table in work.tables.items()}
         )
         work.chain(checked, "", "stages")
 
@@ -374,9 +372,7 @@ class _Work:
 
     def _at(self, operator: Operator) -> Operator:
         retry = self.run.state["retries"].get(operator.step, 0)
-        context = replace(
-            operator.context, tables=self.tables, calls=str(self.run.calls), retry=retry
-        )
+        context = replace(operator.context, tables=self.tables, calls=str(self.run.calls), retry=retry)
         return replace(operator, context=context)
 
     def _fingerprint(self, group: list[Checked], before: str) -> str:

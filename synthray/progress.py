@@ -107,9 +107,7 @@ class Progress:
             state = "done" if ended else f"{done}/{rows} rows"
             self.note(f"{name}: {state}{speed}{left}, {now - started:.0f} s")
 
-    def _bar(
-        self, name: str, rows: int, calls: bool, before: tuple[int, int], stop: threading.Event
-    ) -> None:
+    def _bar(self, name: str, rows: int, calls: bool, before: tuple[int, int], stop: threading.Event) -> None:
         from rich import progress
         from rich.console import Console
 

@@ -152,7 +152,9 @@ class Query:
             self._refuse_volatile(node)
             _add_order(node)
         return str(
-            self._connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[0][0]
+            self._connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[
+                0
+            ][0]
         )
 
     def expression(self, sql: str, relation: str = "rows") -> str:
@@ -163,7 +165,7 @@ class Query:
             node["type"] == "SELECT_NODE"
             and len(node["select_list"]) == 1
             and node["from_table"].get("table_name") == relation
-            and not any((node[part] for part in ("where_clause", "group_expressions", "having", "qualify")))
+            and not any(node[part] for part in ("where_clause", "group_expressions", "having", "qualify"))
             and not node["modifiers"]
         )
         if not plain:

@@ -35,9 +35,7 @@ _MOST_NODES = 100_000
 _Path = tuple[str | int, ...]
 
 
-def load(
-    recipe: str | Path, *, rows: int | None = None, settings: Sequence[str] = ()
-) -> Pipeline:
+def load(recipe: str | Path, *, rows: int | None = None, settings: Sequence[str] = ()) -> Pipeline:
     """Return the pipeline of a recipe: a YAML file, or the name of a shipped one such as 'quickstart'.
 
     `rows` overrides how many rows the first step makes; `settings` are overrides like 'prompt.n=3' (a step's
@@ -192,14 +190,15 @@ class _Builder:
                 raise self.error(f"no key {key!r} in a recipe{near(key, _KEYS)}", key)
         name = self.typed("name", str, self.source.path.stem)
         if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
-            raise self.error(f"name {name!r}: must be letters, digits, -, _ and . (it names the directory)", "name")
+            raise self.error(
+                f"name {name!r}: must be letters, digits, -, _ and . (it names the directory)", "name"
+            )
         shared: dict[str, Any] = {
             "seed": self.typed("seed", int, 0),
             "task": self.task(),
             "model": self.language(tree.get("model", {"language": "embedded"}), "model"),
             "models": {
-                key: self.language(value, "models", key)
-                for key, value in self.mapping("models").items()
+                key: self.language(value, "models", key) for key, value in self.mapping("models").items()
             },
         }
         blocks = self.typed("blocks", int, 0)
@@ -212,7 +211,9 @@ class _Builder:
             raise self.error(f"max_failed must be from 0 to 1, but is {max_failed}", "max_failed")
         gate = self.typed("gate", list, [])
         if not all(isinstance(line, str) for line in gate):
-            raise self.error("gate: each line must be a condition such as utility.accuracy.ci_low > 0.5", "gate")
+            raise self.error(
+                "gate: each line must be a condition such as utility.accuracy.ci_low > 0.5", "gate"
+            )
         return Pipeline(
             steps=self.steps(tree.get("steps"), "steps"),
             name=name,
@@ -229,7 +230,9 @@ class _Builder:
         held = self.mapping("task")
         for key in held:
             if key not in ("text", "labels", "guideline"):
-                raise self.error(f"task: no key {key!r}{near(key, ('text', 'labels', 'guideline'))}", "task", key)
+                raise self.error(
+                    f"task: no key {key!r}{near(key, ('text', 'labels', 'guideline'))}", "task", key
+                )
         labels = held.get("labels") or {}
         if isinstance(labels, list):
             labels = dict.fromkeys(labels, "")
@@ -255,7 +258,9 @@ class _Builder:
 
     def table(self, name: str, held: Any, shared: Mapping[str, Any]) -> Table | Pipeline:
         if not name.isidentifier() or name == "rows":
-            raise self.error(f"table {name!r}: the name must be an identifier, and not 'rows'", "tables", name)
+            raise self.error(
+                f"table {name!r}: the name must be an identifier, and not 'rows'", "tables", name
+            )
         if isinstance(held, dict) and set(held) == {"steps"}:
             steps = self.steps(held["steps"], "tables", name, "steps")
             return Pipeline(steps=steps, name=name, **shared)
@@ -264,7 +269,9 @@ class _Builder:
                 return Table.find(held, self.base)
             except Exception as error:
                 raise self.error(f"table {name!r}: {error}", "tables", name) from None
-        raise self.error(f"table {name!r}: must be a path, a list of paths or {{steps: [...]}}", "tables", name)
+        raise self.error(
+            f"table {name!r}: must be a path, a list of paths or {{steps: [...]}}", "tables", name
+        )
 
     def steps(self, held: Any, *place: str) -> list[Step]:
         if not isinstance(held, list) or not held:
@@ -273,7 +280,9 @@ class _Builder:
 
     def step(self, held: Any, *place: str | int) -> Step:
         if not isinstance(held, dict) or not held:
-            raise self.error(f"a step is a mapping such as `where: length(text) > 40`, but is {held!r}", *place)
+            raise self.error(
+                f"a step is a mapping such as `where: length(text) > 40`, but is {held!r}", *place
+            )
         key = next((name for name in held if name in _STATEMENTS or "." in name), next(iter(held)))
         if key == "repeat":
             raise self.error("repeat is not in this version", *place)
@@ -321,7 +330,9 @@ class _Builder:
                 raise self.error("derive must map columns to SQL expressions", *place, key)
             return Derive(value)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(f"{key} must be {'a table' if key == 'union' else 'SQL'}, but is {value!r}", *place, key)
+            raise self.error(
+                f"{key} must be {'a table' if key == 'union' else 'SQL'}, but is {value!r}", *place, key
+            )
         reason = held.get("reason")
         if reason is not None and (not isinstance(reason, str) or not reason):
             raise self.error(f"reason must be a text, but is {reason!r}", *place, "reason")
@@ -359,7 +370,9 @@ class _Builder:
                 checked[name] = adapter.validate_python(settings[name], strict=True)
             except pydantic.ValidationError as error:
                 why = error.errors()[0]["msg"].removeprefix("Input should be ")
-                raise self.error(f"{what}: {name} should be {why}, but is {settings[name]!r}", *place, name) from None
+                raise self.error(
+                    f"{what}: {name} should be {why}, but is {settings[name]!r}", *place, name
+                ) from None
         return kind(**checked)
 
     def mapping(self, key: str) -> dict[str, Any]:

@@ -207,9 +207,7 @@ class Run:
         held = self.state.get("tables", {})
         tables = {name: Table(tuple(item["files"]), item["kind"]) for name, item in held.items()}
         return {
-            name: table
-            for name, table in tables.items()
-            if all(Path(file).is_file() for file in table.files)
+            name: table for name, table in tables.items() if all(Path(file).is_file() for file in table.files)
         }
 
     def query(self) -> Query:
@@ -238,8 +236,10 @@ class Run:
 
         marks = "CAST(NULL AS VARCHAR) AS reject_step, CAST(NULL AS VARCHAR) AS reject_reason"
         rejected = [f"SELECT *, {marks} FROM dataset LIMIT 0"]
-        failed = ["SELECT *, NULL::STRUCT(error VARCHAR, message VARCHAR, attempts INTEGER) AS failed, "
-                  "CAST(NULL AS VARCHAR) AS reject_step FROM dataset LIMIT 0"]
+        failed = [
+            "SELECT *, NULL::STRUCT(error VARCHAR, message VARCHAR, attempts INTEGER) AS failed, "
+            "CAST(NULL AS VARCHAR) AS reject_step FROM dataset LIMIT 0"
+        ]
         by_folder = {record.folder: record for record in stages}
         for record in stages:
             before = by_folder.get(record.before or "")
@@ -328,9 +328,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _in_use(root: Path) -> RunError:
-    return RunError(
-        f"another process is writing {root}; wait until it ends, or choose another --out"
-    )
+    return RunError(f"another process is writing {root}; wait until it ends, or choose another --out")
 
 
 def versions() -> Mapping[str, str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from synthray.gate import Check
-    from synthray.operator import Context, Operator
+    from synthray.operator import Operator
     from synthray.progress import Progress
     from synthray.task import Task
 
@@ -115,7 +115,6 @@ class Stage:
             zero_copy_batch=True,
             # The model waits or brings its own threads; a CPU of Ray's held here could block the readers.
             num_cpus=0,
-            ray_remote_args_fn=_actor_lives,
             compute=ray.data.ActorPoolStrategy(
                 size=1,
                 max_concurrent_calls_per_actor=3,
@@ -236,9 +235,7 @@ class Stage:
         self._files.append(str(path))
         self._unique(query, f"read_parquet({quoted(str(path))})")
         if kept != rows:
-            raise ConservationError(
-                f"{self._step}: {rows} rows should be kept, but {kept} are; {counts}"
-            )
+            raise ConservationError(f"{self._step}: {rows} rows should be kept, but {kept} are; {counts}")
         return counts
 
     def _plan(self, query: Query, statement: Statement, number: int, *, guard: bool) -> Plan:
@@ -351,7 +348,10 @@ class Stage:
             if "parents" in query.schema("SELECT * FROM kept_rows").names
             else ""
         )
-        query.view("after", "SELECT row_id, parent_id FROM kept_rows UNION ALL SELECT row_id, parent_id FROM failed_rows")
+        query.view(
+            "after",
+            "SELECT row_id, parent_id FROM kept_rows UNION ALL SELECT row_id, parent_id FROM failed_rows",
+        )
         query.view("made", "SELECT * FROM after ANTI JOIN before USING (row_id)")
         query.view("gone", "SELECT row_id FROM before ANTI JOIN after USING (row_id)")
         query.view("parents_", f"SELECT parent_id AS row_id FROM made {parents}")
@@ -453,11 +453,6 @@ class Stage:
             self._query = None
 
 
-def _actor_lives() -> dict[str, int]:
-    """A model's process may die and come back; a batch that kills it twice fails the run."""
-    return {"max_restarts": 20, "max_task_retries": 2}
-
-
 class _Actor:
     """Holds an operator that owns a model in a process of its own."""
 
@@ -505,7 +500,12 @@ class _Sink:
             "failed": len(failed),
         }
         schema = pa.schema(
-            [("file", pa.string()), ("failed_file", pa.string()), ("rows", pa.int64()), ("failed", pa.int64())]
+            [
+                ("file", pa.string()),
+                ("failed_file", pa.string()),
+                ("rows", pa.int64()),
+                ("failed", pa.int64()),
+            ]
         )
         return pa.Table.from_pylist([line], schema=schema)
 
@@ -536,7 +536,9 @@ def _checked(operator: Operator, table: pa.Table) -> pa.Table:
         out = out.set_column(out.schema.get_field_index(name), pa.field(name, kind), out[name].cast(kind))
     if "failed" in out.column_names:
         steps = pa.array([operator.step] * len(out), pa.string())
-        out = out.set_column(out.schema.get_field_index("failed"), pa.field("failed", FAILED), out["failed"].cast(FAILED))
+        out = out.set_column(
+            out.schema.get_field_index("failed"), pa.field("failed", FAILED), out["failed"].cast(FAILED)
+        )
         out = out.append_column("reject_step", steps)
     return out
 

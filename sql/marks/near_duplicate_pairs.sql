@@ -8,9 +8,9 @@ candidates AS (
     FROM banded a JOIN banded b ON a.band = b.band AND a.hash = b.hash AND a.row_id < b.row_id
 ),
 shared AS (
-    SELECT one, other, len(list_intersect(a.runs, b.runs)) AS both, len(a.runs) + len(b.runs) AS total
+    SELECT one, other, len(list_intersect(a.runs, b.runs)) AS common, len(a.runs) + len(b.runs) AS total
     FROM candidates
     JOIN signatures a ON a.row_id = one
     JOIN signatures b ON b.row_id = other
 )
-SELECT one, other, both / (total - both) AS similarity FROM shared ORDER BY one, other
+SELECT one, other, common / (total - common) AS similarity FROM shared ORDER BY one, other

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from synthray.table import Table
 
 FilterBy = Literal[
-    "prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given",
-    "low_normalized_margin", "low_self_confidence",
+    "prune_by_noise_rate",
+    "prune_by_class",
+    "both",
+    "confident_learning",
+    "predicted_neq_given",
+    "low_normalized_margin",
+    "low_self_confidence",
 ]
 
 
@@ -59,13 +64,16 @@ class LabelIssue(Operator):
         return self.attach(table, self.marks(pa.concat_tables(found)))
 
     def apply(self, dataset: Dataset | None, stage: Stage) -> Dataset:
-        """Learn one fold a task from narrow files; cleanlab ranks over the probabilities."""
+        """Learn the folds in tasks from narrow files; cleanlab ranks over the probabilities."""
         import ray
 
         assert dataset is not None
         narrow = stage.narrow(dataset, self.folded, "folds")
         learn = ray.remote(max_retries=2)(_learn)
-        tasks = [learn.remote(self, narrow, fold) for fold in range(self.folds)]
+        # A worker takes seconds to load scikit-learn, so no more of them than can work at once.
+        workers = min(self.folds, max(1, int(ray.cluster_resources().get("CPU", 1))))
+        shares = [range(first, self.folds, workers) for first in range(workers)]
+        tasks = [learn.remote(self, narrow, share) for share in shares]
         marks = self.marks(pa.concat_tables(stage.results(tasks)))
         return stage.map_batches(dataset, functools.partial(self.attach, marks=marks))
 
@@ -88,7 +96,12 @@ class LabelIssue(Operator):
             for row_id, parent, text, label in rows
             if text and label is not None
         ]
-        schema = [("row_id", pa.string()), ("text", pa.string()), ("label", pa.string()), ("fold", pa.int32())]
+        schema = [
+            ("row_id", pa.string()),
+            ("text", pa.string()),
+            ("label", pa.string()),
+            ("fold", pa.int32()),
+        ]
         return pa.Table.from_pylist(found, schema=pa.schema(schema))
 
     def out_of_fold(self, narrow: pa.Table, fold: int) -> pa.Table:
@@ -137,7 +150,8 @@ class LabelIssue(Operator):
         )
 
 
-def _learn(operator: LabelIssue, narrow: Table, fold: int) -> pa.Table:
+def _learn(operator: LabelIssue, narrow: Table, folds: range) -> pa.Table:
     import pyarrow.parquet as pq
 
-    return operator.out_of_fold(pa.concat_tables(pq.read_table(file) for file in narrow.files), fold)
+    rows = pa.concat_tables(pq.read_table(file) for file in narrow.files)
+    return pa.concat_tables(operator.out_of_fold(rows, fold) for fold in folds)

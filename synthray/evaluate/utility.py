@@ -74,11 +74,15 @@ class Utility(Measure):
         predicted = self._predicted(texts, labels, test_texts)
         if predicted is None:
             missing = {"value": float("nan"), "n": len(truth)}
-            return measurements([{"metric": name, **missing} for name in ("accuracy", "macro_f1", "majority")])
+            return measurements(
+                [{"metric": name, **missing} for name in ("accuracy", "macro_f1", "majority")]
+            )
         given, said = np.array(truth), np.array(predicted)
 
         def macro(places: Any) -> float:
-            return float(f1_score(given[places], said[places], labels=classes, average="macro", zero_division=0))
+            return float(
+                f1_score(given[places], said[places], labels=classes, average="macro", zero_division=0)
+            )
 
         everything = np.arange(len(truth))
         random = np.random.default_rng(int(uniform("bootstrap", self.context.seed) * 2**31))

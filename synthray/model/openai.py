@@ -70,9 +70,7 @@ class OpenAI(Language):
         return "OPENAI_API_KEY"
 
 
-async def ask(
-    client: openai.AsyncOpenAI, name: str, request: Request, *, send_seed: bool
-) -> Response:
+async def ask(client: openai.AsyncOpenAI, name: str, request: Request, *, send_seed: bool) -> Response:
     """Send one chat completion and read its answer; every way it can fail is a ModelError."""
     import httpx2
     import openai

@@ -41,7 +41,9 @@ class Conditions(Operator):
     @property
     def table_names(self) -> tuple[str, ...]:
         """The tables that values come from."""
-        return tuple(spec["from"] for spec in self.columns.values() if isinstance(spec, dict) and "from" in spec)
+        return tuple(
+            spec["from"] for spec in self.columns.values() if isinstance(spec, dict) and "from" in spec
+        )
 
     def makes(self) -> Makes:
         """Make rows."""
@@ -158,7 +160,11 @@ def _provider(operator: Conditions, name: str, spec: Any, earlier: list[str]) ->
         return _from_table(operator, name, spec, earlier)
     if isinstance(spec, dict) and set(spec) == {"weights"} and isinstance(spec["weights"], dict):
         weights = list(spec["weights"].values())
-        if not weights or not all(isinstance(one, int | float) and one >= 0 for one in weights) or not sum(weights):
+        if (
+            not weights
+            or not all(isinstance(one, int | float) and one >= 0 for one in weights)
+            or not sum(weights)
+        ):
             raise InputError(f"weights must be numbers of at least 0, not all 0, but are {weights}")
         values = list(spec["weights"])
         return Provider(
@@ -197,8 +203,16 @@ def _from_table(operator: Conditions, name: str, spec: Mapping[str, str], earlie
     needed = list(operator.context.task.labels) if by_spec == "task.labels" else by_spec
     lacking = [one for one in needed if one not in grouped] if isinstance(needed, list) else []
     if lacking:
-        raise InputError(f"{source} has no {name} for {by} {lacking[0]!r}{near(str(lacking[0]), map(str, grouped))}")
-    return Provider(name, salt, rows.schema.field(value).type, {one: tuple(dict.fromkeys(items)) for one, items in grouped.items()}, by)
+        raise InputError(
+            f"{source} has no {name} for {by} {lacking[0]!r}{near(str(lacking[0]), map(str, grouped))}"
+        )
+    return Provider(
+        name,
+        salt,
+        rows.schema.field(value).type,
+        {one: tuple(dict.fromkeys(items)) for one, items in grouped.items()},
+        by,
+    )
 
 
 def _read(table: Any) -> pa.Table:
@@ -212,7 +226,9 @@ def _pick(names: Sequence[str], wanted: str, otherwise: str) -> str:
     for name in (wanted, otherwise):
         if name in names:
             return name
-    raise InputError(f"the table has neither a column {wanted!r} nor {otherwise!r}; it has {', '.join(names)}")
+    raise InputError(
+        f"the table has neither a column {wanted!r} nor {otherwise!r}; it has {', '.join(names)}"
+    )
 
 
 def _kind(values: Sequence[Any]) -> pa.DataType:

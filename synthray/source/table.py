@@ -49,38 +49,46 @@ class Table(Operator):
             raise InputError("needs either path (files) or table (a named table)")
         if self.table and self.table not in self.context.tables:
             return
-        with Query({"given": self._table()}) as query:
-            if not query.value(f"SELECT count(*) FROM (SELECT hash(t) AS h FROM ({self._sql(query)}) t) WHERE h <> 0"):
+        with Query({"given": self.given()}) as query:
+            if not query.value(
+                f"SELECT count(*) FROM (SELECT hash(t) AS h FROM ({self.sql(query)}) t) WHERE h <> 0"
+            ):
                 raise InputError(f"{self.path or self.table} has no rows")
-            twice = query.rows(f"SELECT row_id FROM ({self._sql(query)}) GROUP BY 1 HAVING count(*) > 1 OR row_id IS NULL LIMIT 1")
+            twice = query.rows(
+                f"SELECT row_id FROM ({self.sql(query)}) GROUP BY 1 HAVING count(*) > 1 OR row_id IS NULL LIMIT 1"
+            )
             if twice:
                 raise InputError(f"row_id must be there and differ in each row, but {twice[0][0]!r} repeats")
 
     def schema(self, before: pa.Schema) -> pa.Schema:
         """Return identity columns and the files' own."""
-        given: Any = self._table() if self.path or self.table in self.context.tables else None
+        given: Any = self.given() if self.path or self.table in self.context.tables else None
         if given is None:
             given = self.context.schemas[self.table].empty_table()
         with Query({"given": given}) as query:
-            return query.schema(self._sql(query))
+            return query.schema(self.sql(query))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the rows; where the files lie does not, their content is in `files`."""
+        return {"rows": self.rows, "table": self.table}
 
     def files(self) -> tuple[Path, ...]:
         """Return the files that are read."""
-        return tuple(Path(path) for path in self._table().files) if self.path else ()
+        return tuple(Path(path) for path in self.given().files) if self.path else ()
 
     def apply(self, dataset: object, stage: Stage) -> None:
         """Let DuckDB read the files and number equal rows."""
-        with Query({"given": self._table()}, writable=stage.path) as query:
+        with Query({"given": self.given()}, writable=stage.path) as query:
             path = stage.path / "rows.parquet"
-            query.write(self._sql(query), path)
+            query.write(self.sql(query), path)
         stage.wrote(path)
 
-    def _table(self) -> Files:
+    def given(self) -> Files:
         if self.table:
             return self.context.tables[self.table]
         return Files.find(self.path, Path(self.base))
 
-    def _sql(self, query: Query) -> str:
+    def sql(self, query: Query) -> str:
         rows = content_ids("SELECT * FROM given", query.schema("SELECT * FROM given").names)
         # Which rows are the first ones is settled by id, so it is the same for any order of files.
         return f"SELECT * FROM ({rows}) ORDER BY row_id LIMIT {self.rows}" if self.rows else rows

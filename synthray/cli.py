@@ -1,0 +1,302 @@
+"""The command line: run, plan, show, sql, ops, recipes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from synthray.errors import GateRefused, InputError, RunFailed, SynthrayError
+
+if TYPE_CHECKING:
+    from synthray.run import Run
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Generate, curate and evaluate synthetic data: every row has a lineage, every reject a reason.",
+    epilog="Exit codes: 0 done; 1 failed; 2 wrong input; 3 the gate refused; 130 interrupted (run again to go on).",
+)
+INTERRUPTED = 130
+
+Recipe = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Rows = Annotated[int | None, typer.Option(min=1, help="How many rows the first step makes.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override a setting: seed=8, prompt.n=3."),
+]
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Default: runs/NAME.")] = None,
+    rows: Rows = None,
+    settings: Settings = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try the rows again that failed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe into a directory; running again goes on where it stopped and repays nothing."""
+    from synthray import recipe as recipes
+    from synthray.run import Run
+
+    pipeline = recipes.load(recipe, rows=rows, settings=settings or [])
+    root = out or Path("runs") / pipeline.name
+    try:
+        done = pipeline.run(root, retry_failed=retry_failed)
+    except GateRefused:
+        _report(Run.read(root), root, as_json)
+        raise
+    _report(done, root, as_json)
+
+
+@app.command()
+def plan(recipe: Recipe, rows: Rows = None, settings: Settings = None, as_json: Json = False) -> None:
+    """Check a recipe and say what it would do and ask, with sample prompts; nothing is spent."""
+    from synthray import recipe as recipes
+    from synthray.plan import planned, samples
+
+    pipeline = recipes.load(recipe, rows=rows, settings=settings or [])
+    lines = planned(pipeline)
+    prompts = samples(pipeline)
+    if as_json:
+        _print_json({"steps": lines, "prompts": prompts})
+        return
+    _print_table(lines)
+    for sample in prompts:
+        print(f"\n{sample['step']}, row {sample['row_id']}:\n{sample['prompt']}")
+
+
+@app.command()
+def show(run: RunDirectory, as_json: Json = False) -> None:
+    """Show a run: the funnel, why rows were rejected, the metrics and the gate."""
+    from synthray.run import Run
+
+    _report(Run.read(run), run, as_json)
+
+
+@app.command()
+def sql(
+    run: RunDirectory,
+    query: Annotated[str | None, typer.Argument(help="One SELECT.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="A file with one SELECT.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a run: rows, dataset, rejects, failures, calls, stages, steps, funnel, reasons, metrics, and its tables."""
+    from synthray.run import Run
+
+    if (query is None) == (file is None):
+        raise InputError("sql needs either a query or -f FILE")
+    if file is not None:
+        if not file.is_file():
+            raise InputError(f"no file {str(file)!r}")
+        query = file.read_text(encoding="utf-8")
+    answer = Run.read(run).sql(query or "").to_pylist()
+    _print_rows(answer, as_json)
+
+
+@app.command()
+def ops(
+    name: Annotated[str | None, typer.Argument(help="An operator, such as curate.near_duplicate.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the operators, or show one with its settings."""
+    from synthray.operator import find_operator, operator_paths
+
+    if name is None:
+        _print_rows([{"operator": path, "what": what} for path, what in operator_paths()], as_json)
+        return
+    found = find_operator(name)
+    described = _described(found)
+    if as_json:
+        _print_json({"operator": name, "what": found.__doc__, "settings": described})
+        return
+    import inspect
+
+    print(f"{name}: {inspect.getdoc(found)}\n")
+    _print_table(described)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A shipped recipe.")] = None, as_json: Json = False
+) -> None:
+    """List the shipped recipes, or print one to copy."""
+    from synthray import recipe as shipped_recipes
+
+    if name is None:
+        _print_rows([{"recipe": key, "what": what} for key, what in shipped_recipes.shipped()], as_json)
+        return
+    text = shipped_recipes.find_recipe(name).read_text(encoding="utf-8")
+    if as_json:
+        _print_json({"recipe": name, "text": text})
+    else:
+        print(text, end="")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = app(standalone_mode=False)
+    except SynthrayError as error:
+        _tell(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "interrupted; run the same command again to go on, nothing answered is paid twice",
+            file=sys.stderr,
+        )
+        code = INTERRUPTED
+    except typer.Abort:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = 0
+    except Exception as error:
+        code = _usage(error)
+    sys.exit(code or 0)
+
+
+def _usage(error: Exception) -> int:
+    """Tell of wrong words on the command line; anything else is a defect and shows its trace."""
+    if not hasattr(error, "format_message"):
+        raise error
+    print(f"synthray: {error.format_message()}; see: synthray --help", file=sys.stderr)
+    return InputError.exit_code
+
+
+def _tell(error: SynthrayError) -> None:
+    print(f"synthray: {error}", file=sys.stderr)
+    if isinstance(error, RunFailed):
+        print("what was answered is kept: run the same command again to go on", file=sys.stderr)
+
+
+def _described(found: Any) -> list[dict[str, Any]]:
+    import dataclasses
+
+    rows = []
+    for item in dataclasses.fields(found):
+        if item.name in ("context", "base"):
+            continue
+        default: Any = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        shown = "required" if default is dataclasses.MISSING else repr(default)
+        rows.append({"setting": item.name, "type": str(item.type), "default": shown})
+    return rows
+
+
+def _report(run: Run, root: Path, as_json: bool) -> None:
+    """Print what a run is: for people as tables, for programs as one object."""
+    state = run.state
+    held = {
+        "name": state["name"],
+        "state": state["state"],
+        "seed": state["seed"],
+        "funnel": run.sql("SELECT * FROM funnel").to_pylist(),
+        "reasons": run.sql("SELECT * FROM reasons").to_pylist(),
+        "metrics": run.sql("SELECT * FROM metrics ORDER BY ALL").to_pylist(),
+        "gate": state.get("gate") or [],
+        "calls": run.sql(
+            "SELECT count(*) AS kept, coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens, "
+            "coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens FROM calls"
+        ).to_pylist()[0]
+        | {"made_now": state.get("calls_made", 0)},
+        "run": str(root),
+        "dataset": str(root / "dataset") if (run.root / "dataset").is_dir() else None,
+        "error": state.get("error"),
+    }
+    if as_json:
+        _print_json(held)
+        return
+    print(f"{held['name']} (seed {held['seed']}): {held['state']}")
+    if held["error"]:
+        print(held["error"])
+    for title, key in (
+        ("\nRows", "funnel"),
+        ("\nWhy rows were left out", "reasons"),
+        ("\nMetrics", "metrics"),
+        ("\nGate", "gate"),
+    ):
+        if held[key]:
+            print(title)
+            _print_table(held[key])
+    calls = held["calls"]
+    print(
+        f"\nModel calls: {calls['made_now']} made by the last run, {calls['kept']} kept in all "
+        f"({calls['prompt_tokens']} prompt and {calls['completion_tokens']} completion tokens)"
+    )
+    if held["dataset"]:
+        print(f"Dataset: {held['dataset']} (Parquet, with a card in README.md)")
+    print(f"All else: {root} (see: synthray show {root})")
+    print("\nTry:")
+    print(f'  synthray sql {root} "SELECT reject_reason, count(*) FROM rows GROUP BY 1"')
+    print(f'  synthray sql {root} "SELECT * EXCLUDE (row_id, parent_id, round) FROM dataset LIMIT 5"')
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(rows)
+
+
+def _print_json(value: Any) -> None:
+    print(
+        json.dumps(value, default=str, ensure_ascii=False, allow_nan=False)
+        if _finite(value)
+        else json.dumps(_without_nan(value), default=str, ensure_ascii=False)
+    )
+
+
+def _finite(value: Any) -> bool:
+    return _without_nan(value) == value
+
+
+def _without_nan(value: Any) -> Any:
+    """Return `value` with null for what JSON cannot say: NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        print("no rows")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, value in rows[0].items():
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        # Text, not markup: a value like [red] is data.
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
+    # Wide output into a pipe stays one line a row.
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    # Control characters of a model's answer must not reach the terminal.
+    return "".join(one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What a recipe would do: rows, calls and tokens before any is spent, and sample prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from synthray.operator import Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from synthray.pipeline import Checked, Pipeline
+
+SAMPLES = 3
+_BYTES_PER_TOKEN = 4
+
+
+def planned(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Return a line for each step: at most how many rows it sees, and what it may ask of a model.
+
+    Rows are an upper bound (a filter may drop any number). Prompt tokens are estimated from the bytes of
+    sample prompts, completion tokens are at most `max_tokens` an answer.
+    """
+    lines = []
+    rows = 0
+    for one in pipeline.check():
+        work = one.step.work
+        line: dict[str, Any] = {"step": one.name, "operator": _kind(work), "rows_at_most": rows}
+        if isinstance(work, Operator):
+            if work.makes() == "rows":
+                rows = line["rows_at_most"] = _source_rows(one)
+            if work.uses_model:
+                n = getattr(work, "n", 1)
+                line |= {
+                    "calls": rows * n,
+                    "prompt_tokens_about": rows * n * _prompt_tokens(pipeline, one),
+                    "completion_tokens_at_most": rows * n * getattr(work, "max_tokens", 0),
+                }
+                rows *= n
+        lines.append(line)
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    return [{name: line.get(name) for name in names} for line in lines]
+
+
+def samples(pipeline: Pipeline) -> list[dict[str, str]]:
+    """Return the prompts of the first rows, for each model step whose columns the source makes."""
+    found = []
+    checked = pipeline.check()
+    rows = _first_rows(checked[0])
+    for one in checked:
+        for row, text in _prompts(one, rows):
+            found.append({"step": one.name, "row_id": row["row_id"], "prompt": text})
+    return found
+
+
+def _prompts(one: Checked, rows: list[dict[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    work = one.step.work
+    if not isinstance(work, Operator) or not work.uses_model:
+        return []
+    able = [row for row in rows if set(work.reads) <= set(row)]
+    return [
+        (row, "\n".join(message["content"] for message in work.messages(row))) for row in able
+    ]
+
+
+def _first_rows(source: Checked) -> list[dict[str, Any]]:
+    import pyarrow as pa
+
+    from synthray.query import Query
+    from synthray.source.conditions import Conditions
+    from synthray.source.table import Table
+
+    work = source.step.work
+    if isinstance(work, Conditions):
+        count = min(SAMPLES, work.rows)
+        return replace(work, rows=count)(pa.table({"id": list(range(count))})).to_pylist()
+    if isinstance(work, Table):
+        with Query({"given": work.given()}) as query:
+            return query.arrow(f"SELECT * FROM ({work.sql(query)}) LIMIT {SAMPLES}").to_pylist()
+    return []
+
+
+def _source_rows(source: Checked) -> int:
+    from synthray.query import Query
+    from synthray.source.table import Table
+
+    work = source.step.work
+    if isinstance(work, Table):
+        with Query({"given": work.given()}) as query:
+            return int(query.value(f"SELECT count(*) FROM ({work.sql(query)})"))
+    return int(getattr(work, "rows", 0))
+
+
+def _prompt_tokens(pipeline: Pipeline, one: Checked) -> int:
+    prompts = [text for _, text in _prompts(one, _first_rows(pipeline.check()[0]))]
+    if not prompts:
+        return 0
+    return round(sum(len(text.encode()) for text in prompts) / len(prompts) / _BYTES_PER_TOKEN)
+
+
+def _kind(work: object) -> str:
+    if isinstance(work, Operator):
+        return ".".join(type(work).__module__.rsplit(".", 2)[-2:])
+    return type(work).__name__.lower()
