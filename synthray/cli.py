@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Generate, curate and evaluate synthetic data: every row has a lineage, every reject a reason.",
-    epilog="Exit codes: 0 done; 1 failed; 2 wrong input; 3 the gate refused; 130 interrupted (run again to go on).",
+    epilog="Exit codes: 0 done; 1 failed; 2 wrong input; 3 the gate refused; 130 interrupted.",
 )
 INTERRUPTED = 130
 
@@ -88,7 +88,7 @@ def sql(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="A file with one SELECT.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a run: rows, dataset, rejects, failures, calls, stages, steps, funnel, reasons, metrics, and its tables."""
+    """Ask a run: rows, dataset, rejects, failures, calls, stages, steps, funnel, reasons, metrics."""
     from synthray.run import Run
 
     if (query is None) == (file is None):
@@ -247,15 +247,7 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(
-        json.dumps(value, default=str, ensure_ascii=False, allow_nan=False)
-        if _finite(value)
-        else json.dumps(_without_nan(value), default=str, ensure_ascii=False)
-    )
-
-
-def _finite(value: Any) -> bool:
-    return _without_nan(value) == value
+    print(json.dumps(_without_nan(value), default=str, ensure_ascii=False, allow_nan=False))
 
 
 def _without_nan(value: Any) -> Any:

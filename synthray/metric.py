@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,6 @@ METRICS = MEASUREMENT.insert(0, pa.field("step", pa.string()))
 """The columns of RUN/metrics.parquet."""
 
 
-def measurements(rows: list[Mapping[str, Any]]) -> pa.Table:
+def measurements(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return `rows` as a table of measurements; what a row leaves out is null."""
     return pa.Table.from_pylist([dict(row) for row in rows], schema=MEASUREMENT)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import synthray
 from synthray.errors import InputError, RecipeError, near
 from synthray.task import Task
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("source", "generate", "curate", "evaluate", "export")
 Makes = Literal["columns", "rows", "children", "nothing"]
-"""What comes out: the same rows with more columns, rows from nowhere, children of the rows, or the rows as they are."""
+"""What comes out: the rows with more columns, rows from nowhere, children, or the rows as they are."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Measure(Operator):
 
 def operator_paths() -> Iterator[tuple[str, str]]:
     """Yield (path, first line of its docstring) of every operator, importing none of them."""
-    root = Path(next(iter(synthray.__path__)))
+    root = Path(__file__).parent
     for folder in FOLDERS:
         for module in pkgutil.iter_modules([str(root / folder)]):
             tree = ast.parse((root / folder / f"{module.name}.py").read_text(encoding="utf-8"))

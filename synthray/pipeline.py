@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from synthray.model.language import Language
 
 
+_FIRST = "the first step must make rows: source.conditions or source.table"
+
+
 @dataclass(frozen=True)
 class Step:
-    """An operator or statement with its name, its `when` and its model's name; `line` is where a recipe has it."""
+    """An operator or statement, named; `when` and `model` as in a recipe, `line` where the recipe has it."""
 
     work: Operator | Statement
     name: str = ""
@@ -47,7 +50,7 @@ class Step:
             return type(self.work).__module__.rpartition(".")[2]
         if isinstance(self.work, Where) and self.work.reason:
             return "where_" + re.sub(r"\W+", "_", self.work.reason)
-        return "sql" if isinstance(self.work, Select) else type(self.work).__name__.lower()
+        return self.work.kind
 
 
 @dataclass(frozen=True)
@@ -177,15 +180,23 @@ class Pipeline:
 
         if isinstance(step.work, Statement):
             if schema is None:
-                raise RecipeError("the first step must make rows: source.conditions or source.table")
+                raise RecipeError(_FIRST)
             return self._check_statement(step, step.work, schema, schemas)
         operator = replace(step.work, context=replace(step.work.context, schemas=schemas))
-        if operator.makes() == "rows":
-            if schema is not None:
-                raise RecipeError("only the first step makes rows; name a table and use `union` to add some")
-        elif schema is None:
-            raise RecipeError("the first step must make rows: source.conditions or source.table")
+        if operator.makes() == "rows" and schema is not None:
+            raise RecipeError("only the first step makes rows; name a table and use `union` to add some")
+        if operator.makes() != "rows" and schema is None:
+            raise RecipeError(_FIRST)
         before = pa.schema([]) if schema is None else schema
+        self._check_needs(operator, before)
+        operator.check(before)
+        if step.when:
+            with self._empty(before, schemas) as query:
+                when = Where(step.when).settle(query).predicate
+            step = replace(step, when=when)
+        return Checked(replace(step, work=operator), before, operator.schema(before))
+
+    def _check_needs(self, operator: Operator, before: pa.Schema) -> None:
         for name in operator.reads:
             if name not in before.names:
                 raise RecipeError(
@@ -197,12 +208,6 @@ class Pipeline:
             if operator.context.language is None:
                 raise RecipeError("needs a model; add `model: {language: embedded}` to the recipe")
             operator.context.language.check()
-        operator.check(before)
-        if step.when:
-            with self._empty(before, schemas) as query:
-                when = Where(step.when).settle(query).predicate
-            step = replace(step, when=when)
-        return Checked(replace(step, work=operator), before, operator.schema(before))
 
     def _check_statement(
         self, step: Step, statement: Statement, schema: pa.Schema, schemas: Mapping[str, pa.Schema]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from synthray.generate.prompt import Prompt
 from synthray.operator import Operator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from synthray.pipeline import Checked, Pipeline
+    from synthray.statement import Statement
 
 SAMPLES = 3
 _BYTES_PER_TOKEN = 4
@@ -56,12 +58,10 @@ def samples(pipeline: Pipeline) -> list[dict[str, str]]:
 
 def _prompts(one: Checked, rows: list[dict[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
     work = one.step.work
-    if not isinstance(work, Operator) or not work.uses_model:
+    if not isinstance(work, Prompt):
         return []
     able = [row for row in rows if set(work.reads) <= set(row)]
-    return [
-        (row, "\n".join(message["content"] for message in work.messages(row))) for row in able
-    ]
+    return [(row, "\n".join(message["content"] for message in work.messages(row))) for row in able]
 
 
 def _first_rows(source: Checked) -> list[dict[str, Any]]:
@@ -72,12 +72,20 @@ def _first_rows(source: Checked) -> list[dict[str, Any]]:
     from synthray.source.table import Table
 
     work = source.step.work
+    if not isinstance(work, Operator) or not set(work.table_names) <= set(work.context.tables):
+        return []  # a table that is a pipeline of its own has no rows yet
     if isinstance(work, Conditions):
         count = min(SAMPLES, work.rows)
-        return replace(work, rows=count)(pa.table({"id": list(range(count))})).to_pylist()
+        made: list[dict[str, Any]] = replace(work, rows=count)(
+            pa.table({"id": list(range(count))})
+        ).to_pylist()
+        return made
     if isinstance(work, Table):
         with Query({"given": work.given()}) as query:
-            return query.arrow(f"SELECT * FROM ({work.sql(query)}) LIMIT {SAMPLES}").to_pylist()
+            rows: list[dict[str, Any]] = query.arrow(
+                f"SELECT * FROM ({work.sql(query)}) LIMIT {SAMPLES}"
+            ).to_pylist()
+            return rows
     return []
 
 
@@ -99,7 +107,7 @@ def _prompt_tokens(pipeline: Pipeline, one: Checked) -> int:
     return round(sum(len(text.encode()) for text in prompts) / len(prompts) / _BYTES_PER_TOKEN)
 
 
-def _kind(work: object) -> str:
+def _kind(work: Operator | Statement) -> str:
     if isinstance(work, Operator):
         return ".".join(type(work).__module__.rsplit(".", 2)[-2:])
-    return type(work).__name__.lower()
+    return work.kind

@@ -132,7 +132,7 @@ class _Source:
         place[names[-1]] = value
 
     def _step(self, setting: str, names: list[str]) -> tuple[dict[str, Any], list[str]]:
-        known = {}
+        known: dict[str, tuple[dict[str, Any], str]] = {}
         for step in self.steps():
             if isinstance(step, dict) and step:
                 key = next(iter(step))

@@ -105,7 +105,7 @@ class Run:
 
     @classmethod
     def claim(cls, root: Path, name: str) -> Self:
-        """Open or create RUN for the recipe `name`; RunError when it is another's or a live process writes it."""
+        """Open or create RUN for the recipe `name`; RunError when another recipe or process has it."""
         run = cls(root.absolute())
         run.check_free(name)
         run.root.mkdir(parents=True, exist_ok=True)

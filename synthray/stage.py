@@ -1,4 +1,4 @@
-"""A stage being made: rows in, one operator by Ray or a few statements by DuckDB, rows out, all accounted for."""
+"""A stage being made: rows in, an operator by Ray or statements by DuckDB, rows out, all accounted for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from synthray.lineage import FAILED, IDENTITY
 from synthray.metric import METRICS
 from synthray.query import Query, identifier
 from synthray.run import Run, StageRecord, StepCount, calls_relation
-from synthray.statement import Plan, Statement
 from synthray.table import Table, quoted
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from synthray.gate import Check
     from synthray.operator import Operator
     from synthray.progress import Progress
+    from synthray.statement import Plan, Statement
     from synthray.task import Task
 
 ROWS_PER_BLOCK = 10_000
@@ -273,7 +273,7 @@ class Stage:
         made, expanded = size(plan.made), size(plan.expanded)
         return StepCount(
             step=statement.step,
-            operator=type(statement).__name__.lower(),
+            operator=statement.kind,
             rows_in=rows,
             rows_made=made,
             rows_kept=rows + made - rejected - failed - expanded,
@@ -370,9 +370,8 @@ class Stage:
                 f"{example!r}), but an operator only adds columns; let a where drop rows"
             )
         if makes == "children":
-            orphans = query.value(
-                "SELECT count(*) FROM made WHERE parent_id IS NULL OR parent_id NOT IN (SELECT row_id FROM before)"
-            )
+            query.view("old", "SELECT row_id AS parent_id FROM before")
+            orphans = query.value("SELECT count(*) FROM made ANTI JOIN old USING (parent_id)")
             if orphans and not parents:
                 raise ConservationError(f"{step}: {orphans} new rows name no parent in the rows before")
         if childless:

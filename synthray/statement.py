@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from synthray.errors import QueryError, RecipeError, near
 from synthray.lineage import IDENTITY, RESERVED, content_ids
@@ -38,6 +38,8 @@ class Plan:
 class Statement:
     """Base of the SQL steps: `step` is the step's name, `when` picks the rows it is for."""
 
+    kind: ClassVar[str] = ""
+
     step: str = field(default="", kw_only=True)
     when: str | None = field(default=None, kw_only=True)
 
@@ -60,7 +62,9 @@ class Statement:
 
 @dataclass(frozen=True)
 class Where(Statement):
-    """Keep the rows of which `predicate` is true; the others are rejected with `reason`, nulls with 'reason:null'."""
+    """Keep the rows of which `predicate` is true; reject the others with `reason` (nulls: 'reason:null')."""
+
+    kind: ClassVar[str] = "where"
 
     predicate: str
     reason: str = ""
@@ -99,6 +103,8 @@ class Where(Statement):
 @dataclass(frozen=True)
 class Derive(Statement):
     """Add or replace columns by SQL expressions, all over the rows as they were."""
+
+    kind: ClassVar[str] = "derive"
 
     columns: Mapping[str, str]
 
@@ -144,6 +150,8 @@ class Select(Statement):
     with its own rows: `parents`, a list of row_ids, names what a row was folded from.
     """
 
+    kind: ClassVar[str] = "sql"
+
     query: str
     reason: str = "not_in_result"
 
@@ -177,18 +185,19 @@ class Select(Statement):
         missing = f"SELECT row_id FROM {before} ANTI JOIN ({answer}) USING (row_id)"
         return Plan(
             rows=f"SELECT {kept}{added} FROM {before} b JOIN ({answer}) a USING (row_id)",
-            rejects=f"SELECT row_id, {quoted(self.step)} AS step, {quoted(self.reason)} AS reason FROM ({missing})",
+            rejects=self._rejects(missing),
             forbidden={
                 f"SELECT row_id FROM ({answer}) GROUP BY row_id HAVING count(*) > 1": "answers a row twice",
-                f"SELECT row_id FROM ({answer}) ANTI JOIN {before} USING (row_id)": "answers a row that is not there",
+                f"SELECT row_id FROM ({answer}) ANTI JOIN {before} USING (row_id)": "answers an unknown row",
             },
         )
 
+    def _rejects(self, rows: str) -> str:
+        return f"SELECT row_id, {quoted(self.step)} AS step, {quoted(self.reason)} AS reason FROM ({rows})"
+
     def _metrics(self, answer: str, columns: list[str]) -> str:
-        parts = [
-            f"CAST({name if name in columns else 'NULL'} AS {_SQL_TYPES[str(MEASUREMENT.field(name).type)]}) AS {name}"
-            for name in MEASUREMENT.names
-        ]
+        held = {field.name: field.name if field.name in columns else "NULL" for field in MEASUREMENT}
+        parts = [f"CAST({held[f.name]} AS {_SQL_TYPES[str(f.type)]}) AS {f.name}" for f in MEASUREMENT]
         return f"SELECT {quoted(self.step)} AS step, {', '.join(parts)} FROM ({answer})"
 
     def _table(self, before: str, answer: str, columns: list[str]) -> Plan:
@@ -201,13 +210,15 @@ class Select(Statement):
             rows=made,
             made=made,
             expanded=f"SELECT row_id FROM {before} SEMI JOIN ({named}) USING (row_id)",
-            rejects=f"SELECT row_id, {quoted(self.step)} AS step, {quoted(self.reason)} AS reason FROM ({unnamed})",
+            rejects=self._rejects(unnamed),
         )
 
 
 @dataclass(frozen=True)
 class Union(Statement):
     """Append the rows of a named table; columns of one side that the other lacks are null there."""
+
+    kind: ClassVar[str] = "union"
 
     table: str
 

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 from annotated_types import Ge, Gt, Le
@@ -94,9 +94,9 @@ class NearDuplicate(Operator):
             }
         )
 
-    def marks(self, relations: Mapping[str, object]) -> pa.Table:
+    def marks(self, relations: Mapping[str, Any]) -> pa.Table:
         """Return row_id and the marks of all rows that are in a pair at or above the threshold."""
-        with Query(relations) as query:  # type: ignore[arg-type]
+        with Query(relations) as query:
             sql = shipped("marks/near_duplicate_pairs.sql")
             pairs = query.rows(f"SELECT * FROM ({sql}) WHERE similarity >= {self.threshold!r}")
         return _decide(pairs)

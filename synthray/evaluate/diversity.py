@@ -23,7 +23,7 @@ _SQL = "metrics/diversity.sql"
 
 @dataclass(frozen=True)
 class Diversity(Measure):
-    """Measure `distinct_1` ... `distinct_N`, `vocabulary`, `duplicates`, `mean_words` and `self_bleu` of a text.
+    """Measure distinct_1 to distinct_3, vocabulary, duplicates, mean_words and self_bleu of a text.
 
     distinct-n (Li et al. 2016) is distinct n-grams by all n-grams, `duplicates` the share of rows whose text
     an earlier row has. Self-BLEU (Zhu et al. 2018; lower is more varied) is the mean BLEU-4 of a text against
@@ -48,8 +48,8 @@ class Diversity(Measure):
 
     def measure(self, query: Query) -> pa.Table:
         """Count in SQL, out of core; Self-BLEU over the sample."""
-        texts = f"SELECT row_id, {identifier(self.text)} AS text FROM rows WHERE {identifier(self.text)} IS NOT NULL"
-        query.view("texts", texts)
+        text = identifier(self.text)
+        query.view("texts", f"SELECT row_id, {text} AS text FROM rows WHERE {text} IS NOT NULL")
         found = query.arrow(shipped(_SQL)).to_pylist()
         sample = query.rows(
             f"SELECT text FROM texts ORDER BY chance(row_id, 'self_bleu'), row_id LIMIT {self.sample}"

@@ -65,7 +65,8 @@ class Parquet(Operator):
         with stage.over({"rows": stage.input, "splits": splits}, part) as query:
             sizes = {}
             for name in self.split:
-                sql = f"SELECT {listed} FROM rows SEMI JOIN (SELECT row_id FROM splits WHERE split = '{name}') USING (row_id) ORDER BY row_id"
+                picked = f"SELECT row_id FROM splits WHERE split = '{name}'"
+                sql = f"SELECT {listed} FROM rows SEMI JOIN ({picked}) USING (row_id) ORDER BY row_id"
                 sizes[name] = query.write(sql, part / "data" / f"{name}-00000-of-00001.parquet")
         (part / "README.md").write_text(_card(stage, sizes), encoding="utf-8")
         old = stage.run.root / ".dataset.old"
@@ -101,7 +102,7 @@ class Parquet(Operator):
 
 
 def _parents(stage: Stage) -> list[tuple[str, str]]:
-    """Return who descends from whom, over all stages: an expanded parent is no row of the dataset any more."""
+    """Return who descends from whom, over all stages; an expanded parent is no row of the dataset."""
     relations = {
         f"stage_{number}": stage.run.table(record) for number, record in enumerate(stage.run.stages())
     }

@@ -129,6 +129,7 @@ class Prompt(Operator):
         return result
 
     def messages(self, row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
+        """Return what is sent for a row."""
         user = {"role": "user", "content": _rendered(self.template, row, self.context.task)}
         if self.system is None:
             return (user,)

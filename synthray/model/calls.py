@@ -85,7 +85,7 @@ class Calls:
     async def _answer(self, key: str, request: Request, origin: Origin) -> Response:
         async with self._slots:
             started = time.time()
-            response = await self._complete(request)
+            response: Response = await self._complete(request)
         if self._store:
             row_id, step, ordinal = origin
             record = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ class Fake(Language):
     An answer is a text, a mapping (sent as JSON), or `{error: KIND}`, which makes the call fail.
     """
 
-    answers: tuple[str | Mapping[str, Any], ...] = ("A scripted answer.",)
+    answers: Sequence[str | Mapping[str, Any]] = ("A scripted answer.",)
     script: Script | None = field(default=None, repr=False)
 
     def identity(self) -> dict[str, Any]:

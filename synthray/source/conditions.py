@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
     from synthray.stage import Stage
 
-_FORMS = "a list, task.labels, {from: TABLE}, {by: COLUMN, from: TABLE}, {weights: {value: weight}} or {range: [low, high]}"
+_FORMS = (
+    "a list, task.labels, {from: TABLE}, {by: COLUMN, from: TABLE}, {weights: {value: weight}} or "
+    "{range: [low, high]}"
+)
 
 
 @dataclass(frozen=True)
 class Conditions(Operator):
-    """Make `rows` rows in which each of `columns` draws a value (conditional prompting of the survey, AttrPrompt).
+    """Make `rows` rows in which each of `columns` draws a value (conditional prompting, AttrPrompt).
 
     A column is a list of values, `task.labels`, `{from: TABLE}` (the table's column of that name),
     `{by: COLUMN, from: TABLE}` (values that belong to the value of an earlier column), `{weights: {value:
@@ -69,7 +72,7 @@ class Conditions(Operator):
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the condition rows with the indices in the column `id`."""
         indices = table["id"].to_pylist()
-        drawn = {name: [] for name in self.columns}
+        drawn: dict[str, list[Any]] = {name: [] for name in self.columns}
         providers = self._providers()
         for index in indices:
             values: dict[str, Any] = {}
@@ -135,9 +138,9 @@ _PROVIDERS: list[tuple[Conditions, Any, dict[str, Provider]]] = []
 
 
 def _providers(operator: Conditions) -> dict[str, Provider]:
-    for known, context, providers in _PROVIDERS:
+    for known, context, held in _PROVIDERS:
         if known is operator and context is operator.context:
-            return providers
+            return held
     providers: dict[str, Provider] = {}
     for name, spec in operator.columns.items():
         try:

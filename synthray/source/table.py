@@ -50,12 +50,11 @@ class Table(Operator):
         if self.table and self.table not in self.context.tables:
             return
         with Query({"given": self.given()}) as query:
-            if not query.value(
-                f"SELECT count(*) FROM (SELECT hash(t) AS h FROM ({self.sql(query)}) t) WHERE h <> 0"
-            ):
+            rows = self.sql(query)
+            if not query.value(f"SELECT count(*) FROM (SELECT hash(t) AS h FROM ({rows}) t) WHERE h <> 0"):
                 raise InputError(f"{self.path or self.table} has no rows")
             twice = query.rows(
-                f"SELECT row_id FROM ({self.sql(query)}) GROUP BY 1 HAVING count(*) > 1 OR row_id IS NULL LIMIT 1"
+                f"SELECT row_id FROM ({rows}) GROUP BY ALL HAVING count(*) > 1 OR row_id IS NULL LIMIT 1"
             )
             if twice:
                 raise InputError(f"row_id must be there and differ in each row, but {twice[0][0]!r} repeats")
@@ -84,11 +83,13 @@ class Table(Operator):
         stage.wrote(path)
 
     def given(self) -> Files:
+        """Return the files."""
         if self.table:
             return self.context.tables[self.table]
         return Files.find(self.path, Path(self.base))
 
     def sql(self, query: Query) -> str:
+        """Return the SELECT that gives the rows with their ids; `query` holds the files as `given`."""
         rows = content_ids("SELECT * FROM given", query.schema("SELECT * FROM given").names)
         # Which rows are the first ones is settled by id, so it is the same for any order of files.
         return f"SELECT * FROM ({rows}) ORDER BY row_id LIMIT {self.rows}" if self.rows else rows
