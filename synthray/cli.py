@@ -147,13 +147,8 @@ def main() -> None:
     except SynthrayError as error:
         _tell(error)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print(
-            "interrupted; run the same command again to go on, nothing answered is paid twice",
-            file=sys.stderr,
-        )
-        code = INTERRUPTED
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command again to go on: answered calls are kept", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0

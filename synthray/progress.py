@@ -52,6 +52,7 @@ class Progress:
         self.tail = Tail(calls)
         self._quiet = quiet
         self._done = 0
+        self._whole = False
 
     def note(self, text: str) -> None:
         """Show a line."""
@@ -77,10 +78,12 @@ class Progress:
         before = (self.tail.calls, self.tail.tokens)
         shown = self._bar if sys.stderr.isatty() else self._lines
         stop = threading.Event()
+        self._whole = False
         watcher = threading.Thread(target=shown, args=(name, rows, calls, before, stop), daemon=True)
         watcher.start()
         try:
             yield
+            self._whole = True
         finally:
             stop.set()
             watcher.join()
@@ -104,7 +107,7 @@ class Progress:
             done, tokens = self._state(calls, before)
             speed = f", {tokens / (now - started):.0f} tokens/s" if calls else ""
             left = f", {_left(done, rows, now - started)} left" if not ended and done else ""
-            state = "done" if ended else f"{done}/{rows} rows"
+            state = "done" if ended and self._whole else f"{done}/{rows} rows"
             self.note(f"{name}: {state}{speed}{left}, {now - started:.0f} s")
 
     def _bar(self, name: str, rows: int, calls: bool, before: tuple[int, int], stop: threading.Event) -> None:
