@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's shuffle workers would otherwise be killed and started again after every operation.
     "RAY_num_workers_soft_limit": "12",

@@ -160,12 +160,18 @@ class Measure(Operator):
         """Return the measurements of `table`."""
         from synthray.query import Query
 
-        with Query({"rows": table}, seed=self.context.seed) as query:
+        named = {name: self.context.tables[name] for name in self.table_names if name in self.context.tables}
+        with Query({**named, "rows": table}, seed=self.context.seed) as query:
             return self.measure(query)
 
     def apply(self, dataset: Dataset | None, stage: Stage) -> None:
         """Measure the stage's input."""
         stage.measured(self.measure(stage.query))
+
+
+def path_of(operator: Operator) -> str:
+    """Return where recipes find an operator, such as 'curate.near_duplicate'."""
+    return ".".join(type(operator).__module__.rsplit(".", 2)[-2:])
 
 
 def operator_paths() -> Iterator[tuple[str, str]]:
@@ -188,7 +194,10 @@ def find_operator(path: str) -> type[Operator]:
             return operator_in(module_name)
     for entry in _entry_points():
         if entry.name == path:
-            loaded = entry.load()
+            try:
+                loaded = entry.load()
+            except (ImportError, AttributeError) as error:
+                raise RecipeError(f"the entry point {path!r} ({entry.value}) cannot be loaded: {error}") from error
             if not (isinstance(loaded, type) and issubclass(loaded, Operator)):
                 raise RecipeError(f"the entry point {path!r} is {loaded!r}, not an Operator")
             return loaded

@@ -395,7 +395,7 @@ class _Work:
         return [
             type(work).__module__,
             work.settings(),
-            hashlib.blake2b(inspect.getsource(sys.modules[type(work).__module__]).encode()).hexdigest(),
+            _source_digest(type(work)),
             [hashlib.blake2b(path.read_bytes()).hexdigest() for path in work.files()],
             {table: self.digests[table] for table in work.table_names},
             context.language.identity() if work.uses_model and context.language else None,
@@ -415,6 +415,17 @@ class _Work:
                     '"SELECT error, message, count(*) FROM failures GROUP BY ALL", then run again with '
                     "--retry-failed, or raise max_failed"
                 )
+
+
+def _source_digest(kind: type[Operator]) -> str:
+    """Return a digest of the file that an operator is written in, or of the class where there is none."""
+    try:
+        source = inspect.getsource(sys.modules[kind.__module__]).encode()
+    except (OSError, TypeError):
+        import ray.cloudpickle
+
+        source = ray.cloudpickle.dumps(kind)
+    return hashlib.blake2b(source).hexdigest()
 
 
 def stages(checked: Sequence[Checked]) -> list[list[Checked]]:

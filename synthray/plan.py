@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from synthray.generate.prompt import Prompt
-from synthray.operator import Operator
+from synthray.operator import Operator, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,5 +109,5 @@ def _prompt_tokens(pipeline: Pipeline, one: Checked) -> int:
 
 def _kind(work: Operator | Statement) -> str:
     if isinstance(work, Operator):
-        return ".".join(type(work).__module__.rsplit(".", 2)[-2:])
+        return path_of(work)
     return work.kind

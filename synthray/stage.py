@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthray.block import Actor, Guarded, Sink, Write, cause, checked, guarded_task
 from synthray.errors import ConservationError, QueryError, RunFailed
-from synthray.lineage import FAILED, IDENTITY
 from synthray.metric import METRICS
+from synthray.operator import path_of
 from synthray.query import Query, identifier
 from synthray.run import Run, StageRecord, StepCount, calls_relation
 from synthray.table import Table, quoted
@@ -97,9 +97,9 @@ class Stage:
 
     def map(self, dataset: Dataset, operator: Operator) -> Dataset:
         """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
-        checked = functools.partial(_checked, operator)
+        function = Guarded(functools.partial(checked, operator), self.path)
         if not operator.uses_model:
-            return self.map_batches(dataset, checked)
+            return self.map_batches(dataset, function)
         import ray.data
 
         language = operator.context.language
@@ -108,8 +108,8 @@ class Stage:
             size = language.in_flight if language else 1
             dataset = dataset.repartition(target_num_rows_per_block=size)
         return dataset.map_batches(
-            _Actor,
-            fn_constructor_args=(checked,),
+            Actor,
+            fn_constructor_args=(function,),
             batch_format="pyarrow",
             batch_size=None,
             zero_copy_batch=True,
@@ -138,22 +138,24 @@ class Stage:
         folder.mkdir()
         import ray.exceptions
 
-        written = self.map_batches(self.map_batches(dataset, function), _Write(folder))
+        made = self.map_batches(dataset, Guarded(function, self.path))
+        written = self.map_batches(made, Write(folder))
         try:
             files = [row["file"] for row in written.take_all()]
         except ray.exceptions.RayError as error:
-            raise _cause(error, self._step) from error
+            raise cause(error, self.path, self._step) from None
         return Table(tuple(files), "parquet")
 
-    def results(self, tasks: list[Any]) -> list[Any]:
-        """Return what Ray tasks return; their own errors come as they are."""
+    def tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return what `function` returns in a Ray task for each of `arguments`."""
         import ray
         import ray.exceptions
 
+        task = ray.remote(max_retries=2)(guarded_task)
         try:
-            return list(ray.get(tasks))
+            return list(ray.get([task.remote(self.path, function, *given) for given in arguments]))
         except ray.exceptions.RayError as error:
-            raise _cause(error, self._step) from error
+            raise cause(error, self.path, self._step) from None
 
     def wrote(self, path: Path) -> None:
         """List a Parquet file of rows that the operator wrote itself."""
@@ -195,7 +197,7 @@ class Stage:
                 self._collect(dataset)
         if operator.makes() == "nothing":
             assert self.before is not None
-            count = StepCount(operator.step, _path_of(operator), self.rows_in, rows_kept=self.rows_in)
+            count = StepCount(operator.step, path_of(operator), self.rows_in, rows_kept=self.rows_in)
             return self._commit((count,), self.before.files, operator)
         return self._account(operator)
 
@@ -309,7 +311,7 @@ class Stage:
         """Write the rows as they come; the driver sees one line a block."""
         import ray.exceptions
 
-        sink = self.map_batches(dataset, _Sink(self.path, self.schema))
+        sink = self.map_batches(dataset, Sink(self.path, self.schema))
         try:
             for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in batch.to_pylist():
@@ -318,7 +320,7 @@ class Stage:
                         if file:
                             listed.append(file)
         except ray.exceptions.RayError as error:
-            raise _cause(error, self._step) from error
+            raise cause(error, self.path, self._step) from None
 
     def _account(self, operator: Operator) -> StageRecord:
         """Find out, by the ids before and after, what became of every row."""
@@ -366,7 +368,7 @@ class Stage:
         if makes == "columns" and (made or childless):
             example = query.rows(f"SELECT row_id FROM {'made' if made else 'childless'} LIMIT 1")[0][0]
             raise ConservationError(
-                f"{step}: {_path_of(operator)} lost {childless} rows and made {made} (such as row_id "
+                f"{step}: {path_of(operator)} lost {childless} rows and made {made} (such as row_id "
                 f"{example!r}), but an operator only adds columns; let a where drop rows"
             )
         if makes == "children":
@@ -383,7 +385,7 @@ class Stage:
             )
         count = StepCount(
             step=step,
-            operator=_path_of(operator),
+            operator=path_of(operator),
             rows_in=self.rows_in,
             rows_made=made,
             rows_kept=size("kept_rows"),
@@ -450,111 +452,3 @@ class Stage:
         if self._query is not None:
             self._query.close()
             self._query = None
-
-
-class _Actor:
-    """Holds an operator that owns a model in a process of its own."""
-
-    def __init__(self, function: Callable[[pa.Table], pa.Table]) -> None:
-        self._function = function
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return self._function(table)
-
-
-class _Write:
-    """Write a block to a file of its own and hand on its name."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self._folder / f"part-{uuid.uuid4().hex}.parquet"
-        pq.write_table(table, path, compression="zstd")
-        return pa.table({"file": [str(path)]})
-
-
-class _Sink:
-    """Write the fine and the failed rows of a block; a retried task leaves files that nobody lists."""
-
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._folder = folder
-        self._schema = schema
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        failed = table.slice(0, 0)
-        if "failed" in table.column_names:
-            fine = pc.is_null(table["failed"])
-            table, failed = table.filter(fine), table.filter(pc.invert(fine))
-        line = {
-            "file": self._write("rows", table, self._schema),
-            "failed_file": self._write("failures", failed, failed.schema),
-            "rows": len(table),
-            "failed": len(failed),
-        }
-        schema = pa.schema(
-            [
-                ("file", pa.string()),
-                ("failed_file", pa.string()),
-                ("rows", pa.int64()),
-                ("failed", pa.int64()),
-            ]
-        )
-        return pa.Table.from_pylist([line], schema=schema)
-
-    def _write(self, name: str, table: pa.Table, schema: pa.Schema) -> str | None:
-        import pyarrow.parquet as pq
-
-        if not len(table):
-            return None
-        path = self._folder / f"{name}-{uuid.uuid4().hex}.parquet"
-        pq.write_table(table.select(schema.names).cast(schema), path, compression="zstd")
-        return str(path)
-
-
-def _checked(operator: Operator, table: pa.Table) -> pa.Table:
-    """Run an operator on a block and see that it did what it declares."""
-    import pyarrow as pa
-
-    expected = operator.schema(table.schema)
-    if not len(table):
-        return expected.empty_table()
-    out = operator(table)
-    missing = [name for name in expected.names if name not in out.column_names]
-    if missing:
-        raise RunFailed(f"{operator.step}: {_path_of(operator)} did not add {', '.join(missing)}")
-    out = out.select([*expected.names, *(["failed"] if "failed" in out.column_names else [])])
-    for name in ("row_id", "parent_id", "round"):
-        kind = IDENTITY[name]
-        out = out.set_column(out.schema.get_field_index(name), pa.field(name, kind), out[name].cast(kind))
-    if "failed" in out.column_names:
-        steps = pa.array([operator.step] * len(out), pa.string())
-        out = out.set_column(
-            out.schema.get_field_index("failed"), pa.field("failed", FAILED), out["failed"].cast(FAILED)
-        )
-        out = out.append_column("reject_step", steps)
-    return out
-
-
-def _path_of(operator: Operator) -> str:
-    return ".".join(type(operator).__module__.rsplit(".", 2)[-2:])
-
-
-def _cause(error: BaseException, step: str) -> Exception:
-    """Return the operator's own error from inside Ray's."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None) or seen.__cause__
-        if isinstance(cause, RunFailed | QueryError):
-            return cause
-        if cause is None or cause is seen:
-            break
-        seen = cause
-    last = str(seen).strip().splitlines()
-    return RunFailed(f"{step}: {last[-1] if last else type(seen).__name__}")

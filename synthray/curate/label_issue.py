@@ -69,12 +69,11 @@ class LabelIssue(Operator):
 
         assert dataset is not None
         narrow = stage.narrow(dataset, self.folded, "folds")
-        learn = ray.remote(max_retries=2)(_learn)
         # A worker takes seconds to load scikit-learn, so no more of them than can work at once.
         workers = min(self.folds, max(1, int(ray.cluster_resources().get("CPU", 1))))
         shares = [range(first, self.folds, workers) for first in range(workers)]
-        tasks = [learn.remote(self, narrow, share) for share in shares]
-        marks = self.marks(pa.concat_tables(stage.results(tasks)))
+        found = stage.tasks(_learn, [(self, narrow, share) for share in shares])
+        marks = self.marks(pa.concat_tables(found))
         return stage.map_batches(dataset, functools.partial(self.attach, marks=marks))
 
     def folded(self, table: pa.Table) -> pa.Table:

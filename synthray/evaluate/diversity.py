@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SQL = "metrics/diversity.sql"
+_WORD = re.compile(r"[^\t\n\f\r ]+")  # the white space of the SQL's regular expressions
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Diversity(Measure):
 
 def words(text: str) -> list[str]:
     """Return the lower-case words of a text, as sql/metrics/diversity.sql splits them."""
-    return text.lower().split()
+    return _WORD.findall(text.lower())
 
 
 def self_bleu(texts: Sequence[Sequence[str]], order: int = 4) -> list[float]:

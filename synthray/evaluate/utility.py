@@ -57,10 +57,8 @@ class Utility(Measure):
 
     def apply(self, dataset: object, stage: Stage) -> None:
         """Learn in a task: the training texts never come to the driver."""
-        import ray
-
-        task = ray.remote(max_retries=2)(_learn).remote(self, stage.input, self.context.tables[self.test])
-        stage.measured(stage.results([task])[0])
+        given = (self, stage.input, self.context.tables[self.test])
+        stage.measured(stage.tasks(_learn, [given])[0])
 
     def measure(self, query: Query) -> pa.Table:
         """Train, test, resample; `query` holds `rows` and the test table."""
@@ -69,14 +67,14 @@ class Utility(Measure):
 
         texts, labels = self._pairs(query, "rows")
         test_texts, truth = self._pairs(query, self.test)
-        classes = sorted(set(truth))
-        constant = max(classes, key=lambda one: (truth.count(one), one))
         predicted = self._predicted(texts, labels, test_texts)
         if predicted is None:
             missing = {"value": float("nan"), "n": len(truth)}
             return measurements(
                 [{"metric": name, **missing} for name in ("accuracy", "macro_f1", "majority")]
             )
+        classes = sorted(set(truth))
+        constant = max(classes, key=lambda one: (truth.count(one), one))
         given, said = np.array(truth), np.array(predicted)
 
         def macro(places: Any) -> float:

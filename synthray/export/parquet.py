@@ -47,7 +47,7 @@ class Parquet(Operator):
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the shares are none or a split's name is no file name."""
         shares = list(self.split.values())
-        if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        if not shares or min(shares) <= 0 or not abs(sum(shares) - 1) <= 1e-6:
             raise InputError(f"split must be shares above 0 that sum to 1, but is {dict(self.split)}")
         for name in self.split:
             if not name.replace("_", "").isalnum() or not name.isascii():

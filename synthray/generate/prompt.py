@@ -77,8 +77,20 @@ class Prompt(Operator):
         for name in self.adds():
             if name in RESERVED:
                 raise InputError(f"cannot write {name!r}: the name is reserved for lineage")
+        self._check_schema()
         for name in _variables(self.template) & {"labels", "guideline"} - set(before.names):
             raise InputError(f"the template's {name!r} must be written task.{name}")
+
+    def _check_schema(self) -> None:
+        import jsonschema
+
+        if isinstance(self.writes, str):
+            return
+        try:
+            jsonschema.Draft202012Validator.check_schema(self._schema())
+        except jsonschema.SchemaError as error:
+            where = ".".join(str(part) for part in list(error.absolute_path)[1:])
+            raise InputError(f"writes.{where}: no JSON schema: {error.message}") from None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Ask for every row at once; a row whose call fails gets `failed`."""
@@ -101,12 +113,10 @@ class Prompt(Operator):
 
     async def _answer(self, calls: Calls, row: dict[str, Any], ordinal: int) -> dict[str, Any]:
         """Return the columns of one answer, or why there are none."""
-        from jinja2 import TemplateError
-
         try:
             messages = self.messages(row)
-        except (TemplateError, TypeError, ArithmeticError, LookupError, ValueError) as error:
-            return _failure("TemplateError", str(error))
+        except Exception as error:  # a filter raises what it likes on a value that it cannot take
+            return _failure("TemplateError", str(error) or type(error).__name__)
         result = _failure("", "")
         # A retry keeps the bad answer and draws another one, which is kept in its turn.
         for attempt in range(self.context.retry + 1):
@@ -157,9 +167,13 @@ class Prompt(Operator):
         import jsonschema
 
         try:
-            value = json.loads(_unfenced(text))
+            value = json.loads(_unfenced(text), parse_constant=_no_number)
             jsonschema.validate(value, self._schema())
-        except json.JSONDecodeError as error:
+            for name, rule in self._properties().items():
+                pa.array([value[name]], _TYPES[rule["type"]])
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise ValueError(f"{name} cannot be stored: {error}; the answer was: {text[:_EXCERPT]}") from None
+        except (ValueError, RecursionError) as error:
             cut = f" (cut at max_tokens={self.max_tokens})" if finish == "length" else ""
             raise ValueError(f"not JSON{cut}: {error}; the answer was: {text[:_EXCERPT]}") from None
         except jsonschema.ValidationError as error:
@@ -195,7 +209,7 @@ class Prompt(Operator):
             return {"type": rule}
         if isinstance(rule, list) and rule and all(isinstance(value, str) for value in rule):
             return {"type": "string", "enum": rule}
-        if isinstance(rule, Mapping) and rule.get("type") in _TYPES:
+        if isinstance(rule, Mapping) and str(rule.get("type")) in _TYPES:
             return dict(rule)
         hint = near(rule, _TYPES) if isinstance(rule, str) else ""
         raise InputError(
@@ -206,6 +220,10 @@ class Prompt(Operator):
 
 def _failure(error: str, message: str, attempts: int = 1) -> dict[str, Any]:
     return {"columns": {}, "failed": {"error": error, "message": message, "attempts": attempts}}
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # Python's parser alone takes NaN and Infinity
 
 
 def _unfenced(text: str) -> str:
@@ -219,7 +237,10 @@ def _environment() -> jinja2.Environment:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+    # What they give differs from run to run, so no kept call would be found again.
+    del environment.filters["random"], environment.globals["lipsum"]
+    return environment
 
 
 @functools.lru_cache(maxsize=64)
@@ -232,6 +253,7 @@ def _variables(template: str) -> frozenset[str]:
     from jinja2 import TemplateSyntaxError, meta
 
     try:
+        _compiled(template)  # beyond parsing, this finds unknown filters and tests
         return frozenset(meta.find_undeclared_variables(_environment().parse(template)))
     except TemplateSyntaxError as error:
         raise InputError(f"the template does not parse: line {error.lineno}: {error.message}") from None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
+_OWN = "https://api.openai.com/v1"
 _FATAL = {401: "the key is refused", 403: "the key may not do this", 404: "no such model or path"}
 
 
@@ -53,7 +54,7 @@ class OpenAI(Language):
 
         variable = self._key_variable()
         client = openai.AsyncOpenAI(
-            base_url=self.base_url,
+            base_url=self.base_url or _OWN,  # left to the client, OPENAI_BASE_URL would get the key
             api_key=os.environ.get(variable, "") if variable else "none",
             max_retries=self.retries,
             timeout=self.timeout_s,
@@ -138,15 +139,16 @@ def _read(answer: Any, attempts: int) -> Response:
         choice = answer["choices"][0]
         text = choice["message"]["content"]
         usage = answer.get("usage") or {}
+        prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ModelError(f"not a chat completion: {str(answer)[:200]}", "BadResponse") from None
     if not isinstance(text, str):
         reason = choice.get("finish_reason")
         raise ModelError(f"no text in the answer (finish_reason {reason!r})", "NoText")
     return Response(
-        text=text,
+        text=text.encode(errors="replace").decode(),  # half an emoji, cut at max_tokens, is no text
         finish_reason=choice.get("finish_reason") or "stop",
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
         attempts=attempts,
     )

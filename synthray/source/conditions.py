@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,6 +130,13 @@ class Provider:
         return values[_shuffled(self.salt, self.name, key, cycle, len(values))[place]], cycle
 
 
+    def possible(self) -> Iterable[Any]:
+        """Return the values that a row may have."""
+        if self.low is not None and self.high is not None:
+            return range(self.low, self.high + 1)
+        return itertools.chain.from_iterable(self.values.values())
+
+
 @functools.lru_cache(maxsize=4096)
 def _shuffled(salt: tuple[str, int], name: str, key: Any, cycle: int, size: int) -> list[int]:
     return sorted(range(size), key=lambda place: digest(salt, name, key, cycle, place))
@@ -144,14 +152,14 @@ def _providers(operator: Conditions) -> dict[str, Provider]:
     providers: dict[str, Provider] = {}
     for name, spec in operator.columns.items():
         try:
-            providers[name] = _provider(operator, name, spec, list(providers))
+            providers[name] = _provider(operator, name, spec, providers)
         except InputError as error:
             raise InputError(f"columns.{name}: {error}") from None
     _PROVIDERS[:] = [*_PROVIDERS[-7:], (operator, operator.context, providers)]
     return providers
 
 
-def _provider(operator: Conditions, name: str, spec: Any, earlier: list[str]) -> Provider:
+def _provider(operator: Conditions, name: str, spec: Any, earlier: Mapping[str, Provider]) -> Provider:
     salt = (operator.step, operator.context.seed)
     if spec == "task.labels":
         if not operator.context.task.labels:
@@ -165,14 +173,13 @@ def _provider(operator: Conditions, name: str, spec: Any, earlier: list[str]) ->
         weights = list(spec["weights"].values())
         if (
             not weights
-            or not all(isinstance(one, int | float) and one >= 0 for one in weights)
+            or not all(isinstance(one, int | float) and 0 <= one < math.inf for one in weights)
             or not sum(weights)
         ):
             raise InputError(f"weights must be numbers of at least 0, not all 0, but are {weights}")
-        values = list(spec["weights"])
-        return Provider(
-            name, salt, _kind(values), {None: tuple(values)}, cumulative=tuple(itertools.accumulate(weights))
-        )
+        drawn = {value: weight for value, weight in spec["weights"].items() if weight}
+        cumulative = tuple(itertools.accumulate(drawn.values()))
+        return Provider(name, salt, _kind(list(drawn)), {None: tuple(drawn)}, cumulative=cumulative)
     if isinstance(spec, dict) and set(spec) == {"range"}:
         limits = spec["range"]
         whole = isinstance(limits, list) and len(limits) == 2 and all(type(one) is int for one in limits)
@@ -182,7 +189,9 @@ def _provider(operator: Conditions, name: str, spec: Any, earlier: list[str]) ->
     raise InputError(f"must be {_FORMS}, but is {spec!r}")
 
 
-def _from_table(operator: Conditions, name: str, spec: Mapping[str, str], earlier: list[str]) -> Provider:
+def _from_table(
+    operator: Conditions, name: str, spec: Mapping[str, str], earlier: Mapping[str, Provider]
+) -> Provider:
     salt = (operator.step, operator.context.seed)
     by, source = spec.get("by"), spec["from"]
     if by and by not in earlier:
@@ -202,13 +211,9 @@ def _from_table(operator: Conditions, name: str, spec: Mapping[str, str], earlie
     grouped: dict[Any, list[Any]] = {}
     for group, item in zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True):
         grouped.setdefault(group, []).append(item)
-    by_spec = operator.columns[by]
-    needed = list(operator.context.task.labels) if by_spec == "task.labels" else by_spec
-    lacking = [one for one in needed if one not in grouped] if isinstance(needed, list) else []
-    if lacking:
-        raise InputError(
-            f"{source} has no {name} for {by} {lacking[0]!r}{near(str(lacking[0]), map(str, grouped))}"
-        )
+    for one in earlier[by].possible():
+        if one not in grouped:
+            raise InputError(f"{source} has no {name} for {by} {one!r}{near(str(one), map(str, grouped))}")
     return Provider(
         name,
         salt,
@@ -239,5 +244,5 @@ def _kind(values: Sequence[Any]) -> pa.DataType:
         raise InputError("the list of values is empty")
     try:
         return pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         raise InputError(f"values must be of one type, but are {values[:5]}") from None

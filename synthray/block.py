@@ -1,0 +1,157 @@
+"""What happens to a block of rows in a worker: the operator runs, is checked, and its rows are written."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthray.errors import ModelError, RunFailed, SynthrayError
+from synthray.lineage import FAILED, IDENTITY
+from synthray.operator import path_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from synthray.operator import Operator
+
+
+class Actor:
+    """Holds an operator that owns a model in a process of its own."""
+
+    def __init__(self, function: Callable[[pa.Table], pa.Table]) -> None:
+        self._function = function
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Run it on a block."""
+        return self._function(table)
+
+
+class Write:
+    """Write a block to a file of its own and hand on its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return a line with the file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._folder / f"part-{uuid.uuid4().hex}.parquet"
+        pq.write_table(table, path, compression="zstd")
+        return pa.table({"file": [str(path)]})
+
+
+class Sink:
+    """Write the fine and the failed rows of a block; a retried task leaves files that nobody lists."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._folder = folder
+        self._schema = schema
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return a line with the files and how many rows are in them."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        failed = table.slice(0, 0)
+        if "failed" in table.column_names:
+            fine = pc.is_null(table["failed"])
+            table, failed = table.filter(fine), table.filter(pc.invert(fine))
+        line = {
+            "file": self._write("rows", table, self._schema),
+            "failed_file": self._write("failures", failed, failed.schema),
+            "rows": len(table),
+            "failed": len(failed),
+        }
+        schema = pa.schema(
+            [
+                ("file", pa.string()),
+                ("failed_file", pa.string()),
+                ("rows", pa.int64()),
+                ("failed", pa.int64()),
+            ]
+        )
+        return pa.Table.from_pylist([line], schema=schema)
+
+    def _write(self, name: str, table: pa.Table, schema: pa.Schema) -> str | None:
+        import pyarrow.parquet as pq
+
+        if not len(table):
+            return None
+        path = self._folder / f"{name}-{uuid.uuid4().hex}.parquet"
+        pq.write_table(table.select(schema.names).cast(schema), path, compression="zstd")
+        return str(path)
+
+
+def checked(operator: Operator, table: pa.Table) -> pa.Table:
+    """Run an operator on a block and see that it did what it declares."""
+    import pyarrow as pa
+
+    expected = operator.schema(table.schema)
+    if not len(table):
+        return expected.empty_table()
+    out = operator(table)
+    missing = [name for name in expected.names if name not in out.column_names]
+    if missing:
+        raise RunFailed(f"{operator.step}: {path_of(operator)} did not add {', '.join(missing)}")
+    out = out.select([*expected.names, *(["failed"] if "failed" in out.column_names else [])])
+    for name in ("row_id", "parent_id", "round"):
+        kind = IDENTITY[name]
+        out = out.set_column(out.schema.get_field_index(name), pa.field(name, kind), out[name].cast(kind))
+    if "failed" in out.column_names:
+        steps = pa.array([operator.step] * len(out), pa.string())
+        out = out.set_column(
+            out.schema.get_field_index("failed"), pa.field("failed", FAILED), out["failed"].cast(FAILED)
+        )
+        out = out.append_column("reject_step", steps)
+    return out
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Run a function on a block; leave its error where the driver finds it, since Ray tells only its text."""
+
+    function: Callable[[pa.Table], pa.Table]
+    folder: Path
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Run it on a block."""
+        try:
+            return self.function(table)
+        except Exception as error:
+            _leave(error, self.folder)
+            raise
+
+
+def guarded_task(folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function in a task of its own; leave its error as Guarded does."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        _leave(error, folder)
+        raise
+
+
+def _leave(error: Exception, folder: Path) -> None:
+    if not isinstance(error, SynthrayError):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        error = RunFailed(f"{type(error).__name__}: {error} ({where})")
+    (folder / f"error-{uuid.uuid4().hex}.pickle").write_bytes(pickle.dumps(error))
+
+
+def cause(error: BaseException, folder: Path, step: str) -> SynthrayError:
+    """Return the error that a worker left, else what Ray says."""
+    for path in sorted(folder.glob("error-*.pickle")):
+        left: SynthrayError = pickle.loads(path.read_bytes())  # written by our own worker a moment ago
+        if isinstance(left, ModelError):
+            return left
+        return type(left)(str(left) if str(left).startswith(step) else f"{step}: {left}")
+    lines = str(error).strip().splitlines()
+    return RunFailed(f"{step}: {lines[-1] if lines else type(error).__name__}")
