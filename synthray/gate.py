@@ -50,6 +50,22 @@ def check_conditions(conditions: Iterable[str], steps: Iterable[str]) -> None:
                     raise RecipeError(
                         f"gate: no step {reference[0]!r} measures anything{near(reference[0], steps)}"
                     )
+            _check_verdict(condition, references)
+
+
+def _check_verdict(condition: str, references: Iterable[tuple[str, ...]]) -> None:
+    """Raise a RecipeError when the condition, were each metric there, is not one true or false."""
+    values: dict[str, dict[str, dict[str, Any]]] = {}
+    for step, metric, _ in references:
+        values.setdefault(step, {})[metric] = dict.fromkeys(FIELDS)
+    with Query({"gate": _one_row(values)}) as query:
+        try:
+            expression = query.expression(condition, "gate")
+            kind = query.schema(f"SELECT {expression} AS verdict FROM gate").field("verdict").type
+        except QueryError as error:
+            raise RecipeError(f"gate: {condition!r}: {error}") from None
+    if str(kind) != "bool":
+        raise RecipeError(f"gate: {condition!r} must be true or false, but is {kind}")
 
 
 def decide(conditions: Iterable[str], metrics: pa.Table) -> list[Check]:

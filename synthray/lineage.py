@@ -58,10 +58,11 @@ def uniform(*parts: Any) -> float:
     return int(digest(*parts)[:13], 16) / 16**13
 
 
-def content_ids(relation: str, columns: list[str]) -> str:
+def content_ids(relation: str, columns: list[str], step: str = "") -> str:
     """Return SQL that gives the rows of `relation` the reserved columns, ids from content and occurrence.
 
-    Rows that bring a `row_id` keep it, so an exported dataset goes on with its lineage.
+    Rows that bring a `row_id` keep it, so an exported dataset goes on with its lineage. A `step` that adds
+    rows to others is part of the ids, so that equal rows from two places are two rows.
     """
     if "row_id" in columns:
         missing = [
@@ -70,9 +71,10 @@ def content_ids(relation: str, columns: list[str]) -> str:
             if name not in columns
         ]
         return f"SELECT {', '.join([*missing, '*'])} FROM ({relation})"
-    own = ", ".join(f'"{name}"' for name in columns if name not in IDENTITY)
+    own = ", ".join(_quoted(name) for name in columns if name not in IDENTITY)
+    origin = "'" + f"{step}#".replace("'", "''") + "' || " if step else ""
     return (
-        "SELECT md5(_content || '#' || row_number() OVER (PARTITION BY _content))[:24] AS row_id, "
+        f"SELECT md5({origin}_content || '#' || row_number() OVER (PARTITION BY _content))[:24] AS row_id, "
         "CAST(NULL AS VARCHAR) AS parent_id, CAST(0 AS INTEGER) AS round, * EXCLUDE (_content) "
         f"FROM (SELECT {own}, CAST(to_json(struct_pack({_packed(columns)})) AS VARCHAR) AS _content "
         f"FROM ({relation}))"
@@ -80,4 +82,9 @@ def content_ids(relation: str, columns: list[str]) -> str:
 
 
 def _packed(columns: list[str]) -> str:
-    return ", ".join(f'"{name}" := "{name}"' for name in sorted(columns) if name not in IDENTITY)
+    names = [_quoted(name) for name in sorted(columns) if name not in IDENTITY]
+    return ", ".join(f"{name} := {name}" for name in names)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -197,7 +197,9 @@ def find_operator(path: str) -> type[Operator]:
             try:
                 loaded = entry.load()
             except (ImportError, AttributeError) as error:
-                raise RecipeError(f"the entry point {path!r} ({entry.value}) cannot be loaded: {error}") from error
+                raise RecipeError(
+                    f"the entry point {path!r} ({entry.value}) cannot be loaded: {error}"
+                ) from error
             if not (isinstance(loaded, type) and issubclass(loaded, Operator)):
                 raise RecipeError(f"the entry point {path!r} is {loaded!r}, not an Operator")
             return loaded

@@ -126,12 +126,13 @@ class Pipeline:
             raise RecipeError(
                 f"{where(step)}: no model {step.model!r} under models:{near(step.model, self.models)}"
             )
+        language = self.models[step.model] if step.model else self.model
         context = Context(
             step=name,
             prefix=f"{name}_" if twice and step.name and not names_its_own else "",
             seed=self.seed,
             task=self.task,
-            language=self.models[step.model] if step.model else self.model,
+            language=language if step.work.uses_model else None,
             tables={key: table for key, table in self.tables.items() if isinstance(table, Table)},
         )
         return replace(step.work, context=context)

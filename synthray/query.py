@@ -18,16 +18,36 @@ SQL = Path(__file__).parent / "sql"
 """The shipped SQL: views over a run, metrics and filters."""
 
 CLOCK = frozenset({"current_timestamp", "current_date", "current_time", "localtime", "localtimestamp"})
+HIDDEN = frozenset(
+    {
+        *("ago", "current_localtime", "current_localtimestamp", "pg_conf_load_time"),
+        *("pg_postmaster_start_time", "reservoir_quantile"),
+        *("query", "json_execute_serialized_sql"),
+    }
+)
+"""What reads the clock, draws lots or runs other SQL, though DuckDB does not say so."""
+
 ORDERED = frozenset(
-    {"first", "last", "any_value", "arbitrary", "list", "array_agg", "string_agg", "group_concat"}
+    {
+        *("first", "last", "any_value", "arbitrary", "list", "array_agg"),
+        *("string_agg", "group_concat", "listagg", "mode", "approx_quantile", "approx_top_k"),
+        *("arg_max", "arg_min", "arg_max_null", "arg_min_null", "arg_max_nulls_last", "arg_min_nulls_last"),
+        *("argmax", "argmin", "max_by", "min_by"),
+    }
 )
 """Aggregates whose answer depends on the order of their input."""
 
-POSITIONAL = frozenset(
-    f"WINDOW_{name}"
-    for name in ("ROW_NUMBER", "NTILE", "FIRST_VALUE", "LAST_VALUE", "NTH_VALUE", "LEAD", "LAG", "FILL")
-)
+_UNORDERED = {"json_group_array": "to_json(list(x))", "variant_group_array": "list(x)"}
+"""Macros over an ordered aggregate that take no ORDER BY, and what does."""
+
+POSITIONAL = frozenset(f"WINDOW_{name}" for name in ("ROW_NUMBER", "NTILE", "LEAD", "LAG"))
 """Windows whose answer tells apart rows that their ORDER BY holds equal; rank() does not."""
+
+CHOSEN = frozenset(f"WINDOW_{name}" for name in ("FIRST_VALUE", "LAST_VALUE", "NTH_VALUE"))
+"""Windows that choose a row of their frame."""
+
+MULTIPLIES = frozenset({"unnest", "generate_subscripts", "regexp_split_to_table"})
+"""Functions that make several rows of one."""
 
 
 class Query:
@@ -66,11 +86,27 @@ class Query:
         ).fetchall()
         for name, relation in relations.items():
             if isinstance(relation, Table):
-                relation = relation.relation()
-            if isinstance(relation, str):
-                run(f"CREATE VIEW {identifier(name)} AS {relation}").fetchall()
+                self._define_table(name, relation)
             else:
-                self._connection.register(name, relation)
+                self._define_one(name, relation)
+
+    def _define_one(self, name: str, relation: pa.Table | str) -> None:
+        if isinstance(relation, str):
+            self._connection.execute(f"CREATE VIEW {identifier(name)} AS {relation}").fetchall()
+        else:
+            self._connection.register(name, relation)
+
+    def _define_table(self, name: str, table: Table) -> None:
+        import duckdb
+
+        try:
+            self._define_one(name, table.relation())
+        except duckdb.Error:
+            # DuckDB names no line of a CSV that fits no dialect, and a wrong one of JSON lines.
+            fault = table.fault()
+            if fault:
+                raise QueryError(fault) from None
+            raise
 
     def _lock(self, paths: list[str], writable: Path | None) -> None:
         run = self._connection.execute
@@ -168,8 +204,11 @@ class Query:
             and not any(node[part] for part in ("where_clause", "group_expressions", "having", "qualify"))
             and not node["modifiers"]
         )
-        if not plain:
+        if not plain or not sql.strip():
             raise QueryError(f"must be one SQL expression: {sql}")
+        for part in _nodes(node["select_list"], subqueries=False):
+            if part.get("class") == "STAR" or str(part.get("function_name")).lower() in MULTIPLIES:
+                raise QueryError(f"must be one value for each row, but is {sql}")
         return self.settled(statement).removeprefix("SELECT ").rpartition(" AS ")[0]
 
     def references(self, expression: str) -> list[tuple[str, ...]]:
@@ -195,15 +234,24 @@ class Query:
         return tree
 
     def _refuse_volatile(self, node: dict[str, Any]) -> None:
-        name = str(node.get("function_name", "")).lower()
-        if node.get("class") == "FUNCTION" and name in self._volatile:
+        found = ""
+        if node.get("class") == "FUNCTION":
+            name = node["function_name"].lower()
+            # age(x) is measured from today, age(x, y) is not.
+            if name in self._volatile or (name == "age" and len(node["arguments"]) == 1):
+                found = f"{name}()"
+            if name in _UNORDERED:
+                raise QueryError(f"{name}() takes rows in any order; use {_UNORDERED[name]}")
+        if node.get("class") == "COLUMN_REF" and node["column_names"][-1].lower() in CLOCK:
+            found = node["column_names"][-1]
+        if found:
             raise QueryError(
-                f"{name}() is refused, since its answer changes from run to run; "
+                f"{found} is refused, since its answer changes from run to run; "
                 "chance(row_id, 'tag') is a seeded number in [0, 1)"
             )
-        if node.get("class") == "COLUMN_REF" and node["column_names"][-1].lower() in CLOCK:
-            raise QueryError(f"{node['column_names'][-1]} is refused, since it changes from run to run")
-        if node.get("type") == "SELECT_NODE" and node.get("sample"):
+        if node.get("ref_type") == "POSITIONAL":
+            raise QueryError("a positional join is refused, since rows have no positions; join by row_id")
+        if node.get("sample"):
             raise QueryError("a sample is refused; use: WHERE chance(row_id, 'tag') < 0.1")
 
 
@@ -222,26 +270,37 @@ def _volatile_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]
         "SELECT DISTINCT function_name FROM duckdb_functions() "
         "WHERE stability <> 'CONSISTENT' AND function_name NOT IN ('error', 'getvariable')"
     ).fetchall()
-    return frozenset(str(row[0]) for row in answer)
+    return HIDDEN | {str(row[0]) for row in answer}
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def _nodes(tree: Any, *, subqueries: bool = True) -> Iterator[dict[str, Any]]:
     if isinstance(tree, dict):
         yield tree
+        if not subqueries and tree.get("class") == "SUBQUERY":
+            tree = tree["child"]
+    if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, list):
         for part in tree:
-            yield from _nodes(part)
+            yield from _nodes(part, subqueries=subqueries)
 
 
 def _add_order(node: dict[str, Any]) -> None:
     if node.get("class") == "WINDOW":
-        by_position = node["type"] in POSITIONAL or node["function_name"].lower() in ORDERED
-        if by_position or "ROWS" in f"{node['start']} {node['end']}".split("_"):
+        if node["type"] in CHOSEN or node["function_name"].lower() in ORDERED:
+            # Not into OVER (...), where a sort key would also narrow the frame that the function is over.
+            node["arg_orders"] = node["arg_orders"] or list(node["orders"])
+            _append_key(node["arg_orders"])
+        if node["type"] in POSITIONAL or "ROWS" in f"{node['start']}_{node['end']}".split("_"):
             _append_key(node["orders"])
     elif node.get("class") == "FUNCTION" and node["function_name"].lower() in ORDERED:
-        _append_key(node["order_bys"]["orders"])
-    elif node.get("type") == "SELECT_NODE":
+        orders = node["order_bys"]["orders"]
+        if not node["distinct"]:
+            _append_key(orders)
+        elif not orders:
+            # The values are all that is left to sort by.
+            orders.append(_key(node["arguments"][0]["expression"]))
+    elif node.get("type") in ("SELECT_NODE", "SET_OPERATION_NODE"):
         kinds = {modifier["type"] for modifier in node["modifiers"]}
         if kinds & {"LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"}:
             _order_modifier(node)
@@ -259,16 +318,11 @@ def _order_modifier(node: dict[str, Any]) -> None:
     node["modifiers"].insert(0, {"type": "ORDER_MODIFIER", "orders": [_KEY]})
 
 
-_KEY = {
-    "type": "ORDER_DEFAULT",
-    "null_order": "ORDER_DEFAULT",
-    "expression": {
-        "class": "COLUMN_REF",
-        "type": "COLUMN_REF",
-        "alias": "",
-        "column_names": ["row_id"],
-    },
-}
+def _key(expression: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "ORDER_DEFAULT", "null_order": "ORDER_DEFAULT", "expression": expression}
+
+
+_KEY = _key({"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": ["row_id"]})
 
 
 def _append_key(orders: list[dict[str, Any]]) -> None:
@@ -277,8 +331,15 @@ def _append_key(orders: list[dict[str, Any]]) -> None:
         orders.append(_KEY)
 
 
+_NO_ROW_ID = (
+    'column "row_id" not found',
+    'column "row_id" must appear in the GROUP BY',
+    "Could not ORDER BY column",
+)
+
+
 def _translated(error: Exception) -> QueryError:
     text = str(error).strip()
-    if 'column "row_id" not found' in text:
+    if any(part in text for part in _NO_ROW_ID):
         text += "\nThe answer depends on the order of rows, so row_id must be there to sort by."
     return QueryError(text)

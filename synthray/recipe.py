@@ -150,6 +150,11 @@ class _Source:
         return step[key], names[1:]
 
 
+def _expression(value: Any) -> Any:
+    """Return the SQL of what YAML reads as a number or truth value: `derive: {weight: 1}`."""
+    return str(value).lower() if isinstance(value, bool | int | float) else value
+
+
 def _tree(node: yaml.Node, place: _Path, lines: dict[_Path, int], path: Path) -> Any:
     """Return the value of a YAML node, noting lines; aliases cannot make it larger than allowed."""
     lines[place] = node.start_mark.line + 1
@@ -325,10 +330,11 @@ class _Builder:
     def statement(self, key: str, held: Mapping[str, Any], *place: str | int) -> Statement:
         value = held[key]
         if key == "derive":
-            texts = isinstance(value, dict) and all(isinstance(sql, str) for sql in value.values())
-            if not texts or not value:
+            columns = {name: _expression(sql) for name, sql in value.items()} if isinstance(value, dict) else {}
+            if not columns or not all(isinstance(sql, str) for sql in columns.values()):
                 raise self.error("derive must map columns to SQL expressions", *place, key)
-            return Derive(value)
+            return Derive(columns)
+        value = _expression(value)
         if not isinstance(value, str) or not value.strip():
             raise self.error(
                 f"{key} must be {'a table' if key == 'union' else 'SQL'}, but is {value!r}", *place, key

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 COUNTS = ("rows_in", "rows_made", "rows_kept", "rows_rejected", "rows_failed", "rows_expanded")
+_BEFORE_STATE = (".lock", ".run.json.part")
+"""What a run that was killed before its first state leaves."""
+
 VIEWS = ("rejects", "failures", "rows", "funnel", "reasons")
 
 
@@ -86,13 +89,19 @@ class StageRecord:
         path = root / "stages" / folder / "stage.json"
         if not path.is_file():
             return None
-        held = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            record = cls._parsed(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError):
+            return None
+        listed = (*record.files, *record.rejects, *record.failures, *record.metrics, *record.outputs)
+        return record if all((root / file).is_file() for file in listed) else None
+
+    @classmethod
+    def _parsed(cls, held: dict[str, Any]) -> Self:
         steps = tuple(StepCount(**step) for step in held["steps"])
         names = [name for name in cls.__dataclass_fields__ if name != "steps"]
         lists = {name: tuple(held[name]) for name in names if isinstance(held[name], list)}
-        record = cls(**{name: held[name] for name in names} | lists, steps=steps)
-        listed = (*record.files, *record.rejects, *record.failures, *record.metrics, *record.outputs)
-        return record if all((root / file).is_file() for file in listed) else None
+        return cls(**{name: held[name] for name in names} | lists, steps=steps)
 
 
 @dataclass
@@ -133,7 +142,7 @@ class Run:
                     f"{self.root} holds a run of the recipe {self.state['name']!r}, not {name!r}; "
                     "choose another --out"
                 )
-        elif any(path.name != ".lock" for path in self.root.iterdir()):
+        elif any(path.name not in _BEFORE_STATE for path in self.root.iterdir()):
             raise RunError(f"{self.root} is not empty and holds no run; choose another --out")
         lock = self.root / ".lock"
         if lock.exists():
@@ -157,6 +166,8 @@ class Run:
             self.state = json.loads((self.root / "run.json").read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{self.root}/run.json is damaged: {error}") from None
+        if not isinstance(self.state, dict):
+            raise RunError(f"{self.root}/run.json is damaged: it holds no mapping")
         if self.state.get("format") != FORMAT:
             raise RunError(
                 f"{self.root} has format {self.state.get('format')!r}, this synthray reads {FORMAT}"

@@ -6,7 +6,7 @@ into SQL over the relation of the statement before it, so that a row of statemen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -81,7 +81,7 @@ class Where(Statement):
 
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:
         """Compute the verdict as a column, so that windows see the rejected rows too."""
-        failures, source = _guarded(before, [self.predicate], self.step) if guard else (None, before)
+        failures, source = _guarded(query, before, [self.predicate], self.step) if guard else (None, before)
         verdicts = f"(SELECT *, ({self.predicate}) AS _verdict FROM rows)"
         reason = quoted(self.reason or self.predicate)
         return Plan(
@@ -110,14 +110,17 @@ class Derive(Statement):
 
     def settle(self, query: Query) -> Self:
         """Settle each expression."""
-        taken = sorted(RESERVED & set(self.columns))
+        taken = sorted(name for name in self.columns if name.lower() in RESERVED)
         if taken:
             raise QueryError(f"cannot derive {', '.join(taken)}: the name is reserved for lineage")
         known = query.schema("SELECT * FROM rows").names
+        _one_case(known, self.columns)
         when = query.expression(self.when) if self.when else None
         settled = {}
         for name, sql in self.columns.items():
             settled[name] = query.expression(sql)
+            # By itself, since DuckDB lets a later column of a SELECT see an earlier one.
+            query.schema(f"SELECT ({settled[name]}) AS value FROM rows")
             if when:
                 other = identifier(name) if name in known else "NULL"
                 settled[name] = f"CASE WHEN {when} THEN {settled[name]} ELSE {other} END"
@@ -126,7 +129,7 @@ class Derive(Statement):
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:
         """Replace what is there, append what is new."""
         expressions = list(self.columns.values())
-        failures, source = _guarded(before, expressions, self.step) if guard else (None, before)
+        failures, source = _guarded(query, before, expressions, self.step) if guard else (None, before)
         known = query.schema(f"SELECT * FROM {before}").names
         old = [f"({sql}) AS {identifier(name)}" for name, sql in self.columns.items() if name in known]
         new = [f"({sql}) AS {identifier(name)}" for name, sql in self.columns.items() if name not in known]
@@ -201,7 +204,7 @@ class Select(Statement):
         return f"SELECT {quoted(self.step)} AS step, {', '.join(parts)} FROM ({answer})"
 
     def _table(self, before: str, answer: str, columns: list[str]) -> Plan:
-        made = content_ids(answer, columns)
+        made = content_ids(answer, columns, self.step)
         if "parents" not in columns:
             return Plan(rows=made, made=made, expanded=f"SELECT row_id FROM {before}")
         named = f"SELECT DISTINCT unnest(parents) AS row_id FROM ({answer})"
@@ -211,6 +214,9 @@ class Select(Statement):
             made=made,
             expanded=f"SELECT row_id FROM {before} SEMI JOIN ({named}) USING (row_id)",
             rejects=self._rejects(unnamed),
+            forbidden={
+                f"SELECT row_id FROM ({named}) ANTI JOIN {before} USING (row_id)": "parents names no such row"
+            },
         )
 
 
@@ -241,7 +247,7 @@ class Union(Statement):
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:
         """Give the table's rows ids and append them."""
         relation = f"SELECT * FROM {identifier(self.table)}"
-        made = content_ids(relation, query.schema(relation).names)
+        made = content_ids(relation, query.schema(relation).names, self.step)
         return Plan(rows=f"SELECT * FROM {before} UNION ALL BY NAME ({made})", made=made)
 
     def sql(self) -> list[str]:
@@ -257,11 +263,27 @@ def _over(source: str, sql: str) -> str:
     return f"WITH rows AS (SELECT * FROM {source}) {sql}"
 
 
-def _guarded(before: str, expressions: list[str], step: str) -> tuple[str, str]:
+def _one_case(known: list[str], columns: Iterable[str]) -> None:
+    """Refuse a name that differs from another in case alone: to SQL they are one."""
+    seen = {name.lower(): name for name in known}
+    for name in columns:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise QueryError(f"column {name!r} differs from {other!r} in case alone; use one of them")
+
+
+def _guarded(query: Query, before: str, expressions: list[str], step: str) -> tuple[str, str]:
     """Return the SQL of the rows whose expressions raise, and the relation of the others."""
     # TRY turns an error into null, and IS NULL tells it from a null that is the value.
     raises = " OR ".join(f"TRY(({sql}) IS NULL) IS NULL" for sql in expressions)
     failures = f"SELECT *, {quoted(step)} AS step FROM {before} WHERE {raises}"
+    try:
+        query.schema(failures)
+    except QueryError:
+        raise QueryError(
+            "a value raises an error, and under a window or a subquery the row that has it cannot be set "
+            "apart; use TRY_CAST, or derive the value in a step before"
+        ) from None
     return failures, f"(SELECT * FROM {before} WHERE NOT ({raises}))"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +58,31 @@ class Table:
         if self.kind == "parquet":
             return f"read_parquet({files}, union_by_name=true)"
         if self.kind == "csv":
-            return f"read_csv({files}, union_by_name=true, header=true, strict_mode=true, sample_size=-1)"
-        return f"read_json({files}, format='newline_delimited', union_by_name=true, sample_size=-1)"
+            # Left to itself, DuckDB explains a broken line by another dialect, or takes '#' for a comment.
+            dialect = (
+                f"delim={quoted(_delimiter(self.files[0]))}, quote='\"', escape='\"', comment='', skip=0"
+            )
+            return f"read_csv({files}, {dialect}, {_SCAN}, header=true, strict_mode=true)"
+        return f"read_json({files}, format='newline_delimited', records=true, {_SCAN})"
 
     def relation(self) -> str | pa.Table:
         """Return what a Query shows as this table: SQL, or the rows themselves for YAML."""
         return self.from_yaml() if self.kind == "yaml" else f"SELECT * FROM {self.scan()}"
+
+    def fault(self) -> str | None:
+        """Return the place of the first line that is no row, with what is wrong; for a message."""
+        for path in self.files:
+            found = None
+            try:
+                if self.kind == "csv":
+                    found = _csv_fault(path, _delimiter(self.files[0]))
+                elif self.kind == "json":
+                    found = _json_fault(path)
+            except UnicodeDecodeError as error:
+                found = f"not UTF-8 text: {error.reason} at byte {error.start}"
+            if found:
+                return f"{path}, {found}"
+        return None
 
     def digest(self) -> str:
         """Return a digest of the files' content."""
@@ -83,9 +104,11 @@ class Table:
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise SourceError(f"{path}: {error}") from None
             rows += _yaml_rows(path, value)
+        # Each row may leave keys out; Arrow alone would take the first row's keys for all there are.
+        names = list(dict.fromkeys(name for row in rows for name in row))
         try:
-            return pa.Table.from_pylist(rows)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            return pa.table({name: [row.get(name) for row in rows] for name in names})
+        except (pa.ArrowException, OverflowError) as error:
             raise SourceError(f"{self.files[0]}: the rows do not make columns: {error}") from None
 
 
@@ -94,10 +117,45 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+_SCAN = "union_by_name=true, sample_size=-1"
+
+
+def _delimiter(path: str) -> str:
+    """Return what separates the names in the first line."""
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    return max((",", ";", "\t", "|"), key=header.count)
+
+
+def _csv_fault(path: str, delimiter: str) -> str | None:
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            width = len(next(lines))
+            for row in lines:
+                if row and len(row) != width:
+                    return f"line {lines.line_num}: {len(row)} values, but the header names {width} columns"
+        except csv.Error as error:
+            return f"line {lines.line_num}: {error}"
+    return None
+
+
+def _json_fault(path: str) -> str | None:
+    with Path(path).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line) if line.strip() else {}
+            except json.JSONDecodeError as error:
+                return f"line {number}: not JSON: {error.msg} at character {error.colno}"
+            if not isinstance(value, dict):
+                return f"line {number}: each line must be a JSON object, but is {line.strip()[:40]}"
+    return None
+
+
 def _matching(pattern: str, base: Path) -> list[Path]:
     path = base / Path(pattern).expanduser()
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
     elif path.is_file():
         found = [path]
     else:
@@ -112,8 +170,12 @@ def _matching(pattern: str, base: Path) -> list[Path]:
 
 
 def _yaml_rows(path: str, value: Any) -> list[dict[str, Any]]:
+    rows: Any = value
     if isinstance(value, dict) and all(isinstance(items, list) for items in value.values()):
-        return [{"key": key, "value": item} for key, items in value.items() for item in items]
-    if isinstance(value, list) and all(isinstance(row, dict) for row in value) and value:
-        return value
+        rows = [{"key": key, "value": item} for key, items in value.items() for item in items]
+    named = isinstance(rows, list) and all(
+        isinstance(row, dict) and row and all(isinstance(name, str) for name in row) for row in rows
+    )
+    if named and rows:
+        return list(rows)
     raise SourceError(f"{path}: must be a list of mappings, or a mapping of keys to lists")

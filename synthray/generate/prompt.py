@@ -157,7 +157,8 @@ class Prompt(Operator):
             top_p=self.top_p,
             stop=tuple(self.stop),
             schema=None if isinstance(self.writes, str) else self._schema(),
-            seed=int(uniform("draw", self.context.seed, *origin) * 2**31),
+            # One answer for all who ask the same at temperature 0, whoever asks first.
+            seed=int(uniform("draw", self.context.seed, *origin) * 2**31) if temperature else 0,
         )
 
     def _read(self, text: str, finish: str) -> dict[str, Any]:
@@ -168,16 +169,17 @@ class Prompt(Operator):
 
         try:
             value = json.loads(_unfenced(text), parse_constant=_no_number)
-            jsonschema.validate(value, self._schema())
-            for name, rule in self._properties().items():
-                pa.array([value[name]], _TYPES[rule["type"]])
-        except (OverflowError, UnicodeEncodeError) as error:
-            raise ValueError(f"{name} cannot be stored: {error}; the answer was: {text[:_EXCERPT]}") from None
         except (ValueError, RecursionError) as error:
             cut = f" (cut at max_tokens={self.max_tokens})" if finish == "length" else ""
             raise ValueError(f"not JSON{cut}: {error}; the answer was: {text[:_EXCERPT]}") from None
+        try:
+            jsonschema.validate(value, self._schema())
+            for name, rule in self._properties().items():
+                pa.array([value[name]], _TYPES[rule["type"]])
         except jsonschema.ValidationError as error:
             raise ValueError(f"{error.message}; the answer was: {text[:_EXCERPT]}") from None
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise ValueError(f"no column holds it: {error}; the answer was: {text[:_EXCERPT]}") from None
         return dict(value)
 
     def _children(self, table: pa.Table) -> pa.Table:

@@ -129,7 +129,6 @@ class Provider:
         cycle, place = divmod(turn, len(values))
         return values[_shuffled(self.salt, self.name, key, cycle, len(values))[place]], cycle
 
-
     def possible(self) -> Iterable[Any]:
         """Return the values that a row may have."""
         if self.low is not None and self.high is not None:

