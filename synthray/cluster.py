@@ -22,6 +22,9 @@ def start() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine's cores."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("RAY_ADDRESS"):
+        # Ray's switch for "this machine alone": its servers then listen on loopback, not on every address.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
     import ray.data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -68,7 +69,6 @@ class Query:
         import duckdb
 
         self._connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
-        self._volatile = _volatile_functions(self._connection)
         try:
             self._define(relations, seed)
             tables = (table for table in relations.values() if isinstance(table, Table))
@@ -77,6 +77,10 @@ class Query:
         except duckdb.Error as error:
             self.close()
             raise _translated(error) from None
+
+    @functools.cached_property
+    def _volatile(self) -> frozenset[str]:
+        return _volatile_functions(self._connection)
 
     def _define(self, relations: Mapping[str, pa.Table | Table | str], seed: int) -> None:
         run = self._connection.execute

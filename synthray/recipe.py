@@ -330,7 +330,9 @@ class _Builder:
     def statement(self, key: str, held: Mapping[str, Any], *place: str | int) -> Statement:
         value = held[key]
         if key == "derive":
-            columns = {name: _expression(sql) for name, sql in value.items()} if isinstance(value, dict) else {}
+            columns = (
+                {name: _expression(sql) for name, sql in value.items()} if isinstance(value, dict) else {}
+            )
             if not columns or not all(isinstance(sql, str) for sql in columns.values()):
                 raise self.error("derive must map columns to SQL expressions", *place, key)
             return Derive(columns)

@@ -4,8 +4,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from synthray.lineage import FAILED, IDENTITY, RESERVED, canonical, child_id, condition_id
-from synthray.lineage import content_ids, digest, uniform
+from synthray.lineage import (
+    FAILED,
+    IDENTITY,
+    RESERVED,
+    canonical,
+    child_id,
+    condition_id,
+    content_ids,
+    digest,
+    uniform,
+)
 from synthray.query import Query
 
 ROWS = [{"text": "a", "n": 1}, {"text": "b", "n": 2}, {"text": "a", "n": 1}, {"text": None, "n": 3}]

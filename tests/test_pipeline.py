@@ -20,7 +20,6 @@ from synthray.errors import GateRefused, InputError, ModelError, RecipeError, To
 from synthray.generate.prompt import Prompt
 from synthray.model.fake import Fake
 from synthray.pipeline import Pipeline, Step, stages
-from synthray.recipe import load
 from synthray.run import Run
 from synthray.source.conditions import Conditions
 from synthray.statement import Derive, Where
@@ -96,7 +95,15 @@ def test_only_the_last_statement_of_a_stage_adds_columns(small: Small) -> None:
         ),
         ([Conditions(rows=1, columns={"a": ["x"]}), Prompt(template="{{ a }}", writes="t")], "needs a model"),
     ],
-    ids=["no source", "no steps", "unnamed", "two sources", "missing in sql", "missing in template", "no model"],
+    ids=[
+        "no source",
+        "no steps",
+        "unnamed",
+        "two sources",
+        "missing in sql",
+        "missing in template",
+        "no model",
+    ],
 )
 def test_what_does_not_fit_is_found_before_any_work(
     steps: list[object], message: str, tmp_path: Path
@@ -220,10 +227,10 @@ def test_fewer_rows_are_the_first_of_the_full_run(small: Small, tmp_path: Path) 
 
 @pytest.mark.ray
 @with_ray
-def test_failures_stop_the_run_only_above_max_failed_and_can_be_retried(
-    small: Small, tmp_path: Path
-) -> None:
-    answers = {"[one two three, four five six seven, eight nine]": '[ok text, "not json", \'{"text": "fine and long"}\']'}
+def test_failures_stop_the_run_only_above_max_failed_and_can_be_retried(small: Small, tmp_path: Path) -> None:
+    answers = {
+        "[one two three, four five six seven, eight nine]": '[ok text, "not json", \'{"text": "fine and long"}\']'
+    }
     rule = {"writes: text": "writes: {text: string}"}
     pipeline = small(**answers, **rule)
     with pytest.raises(TooManyFailed, match=r"of 12 rows failed, more than max_failed \(5%\)"):

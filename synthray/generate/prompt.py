@@ -252,13 +252,21 @@ def _compiled(template: str) -> jinja2.Template:
 
 @functools.lru_cache(maxsize=64)
 def _variables(template: str) -> frozenset[str]:
-    from jinja2 import TemplateSyntaxError, meta
+    from jinja2 import TemplateSyntaxError, meta, nodes
 
     try:
-        _compiled(template)  # beyond parsing, this finds unknown filters and tests
-        return frozenset(meta.find_undeclared_variables(_environment().parse(template)))
+        tree = _environment().parse(template)
     except TemplateSyntaxError as error:
         raise InputError(f"the template does not parse: line {error.lineno}: {error.message}") from None
+    # Jinja itself speaks of a missing one inside an `if` only when a row gets there.
+    for kind, known in ((nodes.Filter, _environment().filters), (nodes.Test, _environment().tests)):
+        for node in tree.find_all(kind):
+            if node.name not in known:
+                raise InputError(
+                    f"the template's line {node.lineno}: Jinja has no {kind.__name__.lower()} "
+                    f"{node.name!r}{near(node.name, known)}"
+                )
+    return frozenset(meta.find_undeclared_variables(tree))
 
 
 def _rendered(template: str, row: Mapping[str, Any], task: Any) -> str:

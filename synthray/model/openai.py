@@ -41,6 +41,8 @@ class OpenAI(Language):
             raise InputError("model: openai needs name, such as name: gpt-5-mini")
         if self.base_url and not self.base_url.startswith(("http://", "https://")):
             raise InputError(f"model: base_url must start with http:// or https://: {self.base_url!r}")
+        if self.base_url and "@" in self.base_url:
+            raise InputError("model: base_url must hold no user or password; name a key by api_key_env")
         variable = self._key_variable()
         if variable and not os.environ.get(variable):
             raise InputError(

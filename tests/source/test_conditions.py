@@ -135,11 +135,13 @@ def test_a_table_by_names_its_columns_or_key_and_value(made: Callable[..., pa.Ta
         assert row["topic"] == row["label"][0].lower()
 
 
-def test_values_by_a_value_by_a_value_stay_together(made: Callable[..., pa.Table], tmp_path: Path) -> None:
+def test_values_by_a_value_by_a_value_stay_together(
+    made: Callable[..., pa.Table], context: Context, tmp_path: Path
+) -> None:
     (tmp_path / "sides.yaml").write_text(
         "\n".join(f"{topic}: [{topic}1, {topic}2]" for topics in TOPICS.values() for topic in topics)
     )
-    tables = {name: Table.find(f"{name}.yaml", tmp_path) for name in ("topics", "sides")}
+    tables = {**context.tables, "sides": Table.find("sides.yaml", tmp_path)}
     columns = {
         **{name: EVERYTHING[name] for name in ("label", "topic")},
         "side": {"by": "topic", "from": "sides"},

@@ -41,10 +41,8 @@ def written(tmp_path: Path) -> Callable[..., str]:
 
 
 def read(operator: Table) -> list[dict[str, Any]]:
-    operator.check(pa.schema([]))
     with Query({"given": operator.given()}) as query:
         found = query.arrow(operator.sql(query))
-    assert found.schema == operator.schema(pa.schema([]))
     return sorted(found.to_pylist(), key=lambda row: row["row_id"])
 
 
@@ -52,12 +50,17 @@ def read(operator: Table) -> list[dict[str, Any]]:
 def test_every_kind_of_file_gives_the_same_rows_with_the_same_ids(
     written: Callable[..., str], name: str
 ) -> None:
-    found = read(Table(path=written(name, ROWS)))
+    operator = Table(path=written(name, ROWS))
+    operator.check(pa.schema([]))
+    kinds = {"row_id": pa.string(), "parent_id": pa.string(), "round": pa.int32()}
+    texts = {"text": pa.string(), "label": pa.string()}
+    assert operator.schema(pa.schema([])) == pa.schema({**kinds, **texts})
+    found = read(operator)
     assert len({row["row_id"] for row in found}) == len(found) == 30
     assert {(row["parent_id"], row["round"]) for row in found} == {(None, 0)}
     key = sorted((row["text"], row["label"]) for row in found)
     assert key == sorted((row["text"], row["label"]) for row in ROWS)
-    assert found == read(Table(path=written("other.jsonl", ROWS)))
+    assert found[0]["row_id"] == "09b6d5b9b083971572445dad", "a new version must find the rows of an old one"
 
 
 def test_ids_do_not_depend_on_the_order_of_rows_columns_or_files(written: Callable[..., str]) -> None:

@@ -1,0 +1,48 @@
+"""Where a run works: quiet, on this machine's cores, on loopback; and cluster.yaml is one that Ray takes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_the_local_cluster_has_this_machines_cores_and_listens_on_loopback() -> None:
+    import ray
+    import ray.data
+
+    from synthray import cluster
+
+    cluster.start()  # a second start joins the first
+    assert ray.cluster_resources()["CPU"] == len(os.sched_getaffinity(0))
+    import psutil
+
+    assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
+    own = psutil.Process()
+    listening = [
+        one.laddr.ip
+        for process in [own, *own.children(recursive=True)]
+        for one in process.net_connections(kind="tcp")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert set(listening) <= {"127.0.0.1", "::1"}, "a server of Ray's can be reached from elsewhere"
+    assert ray.data.DataContext.get_current().enable_progress_bars is False
+
+
+def test_the_cluster_file_is_valid_for_rays_launcher() -> None:
+    import ray
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    held = yaml.safe_load((Path(__file__).parent.parent / "cluster.yaml").read_text())
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(held, schema)
+    validate_config(prepare_config(held))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**held, "no_such_key": 1}, schema)

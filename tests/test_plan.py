@@ -1,0 +1,56 @@
+"""A plan says what a recipe would do and ask, and spends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from synthray.pipeline import Pipeline
+from synthray.plan import planned, samples
+from synthray.recipe import load
+
+Small = Callable[..., Pipeline]
+
+
+def test_calls_and_tokens_are_bounded_before_any_is_spent(small: Small) -> None:
+    lines = {line["step"]: line for line in planned(small("prompt.n=3", "prompt.max_tokens=50"))}
+    assert lines["conditions"]["rows_at_most"] == 12
+    assert lines["prompt"]["calls"] == 36
+    assert lines["prompt"]["completion_tokens_at_most"] == 36 * 50
+    assert lines["prompt"]["prompt_tokens_about"] == 36  # 'a 5' is three bytes, about one token
+    assert lines["where_length"]["rows_at_most"] == 36
+    assert lines["where_length"]["calls"] is None
+
+
+def test_sample_prompts_are_those_of_the_first_rows(small: Small) -> None:
+    found = samples(small())
+    assert len(found) == 3
+    assert {sample["prompt"][0] for sample in found} == {"a", "b"}
+    assert [sample["row_id"] for sample in found] == [s["row_id"] for s in samples(small(rows=3))]
+
+
+def test_rows_of_files_are_counted(write: Callable[..., Path]) -> None:
+    write('{"text": "a"}\n{"text": "b"}\n', "two.jsonl")
+    recipe = write(
+        "model: {language: fake}\nsteps:\n  - source.table: {path: two.jsonl}\n"
+        "  - generate.prompt: {template: 'Say {{ text }}.', writes: said}\n"
+    )
+    lines = planned(load(recipe))
+    assert [line["rows_at_most"] for line in lines] == [2, 2]
+    assert sorted(sample["prompt"] for sample in samples(load(recipe))) == ["Say a.", "Say b."]
+
+
+def test_columns_that_later_steps_make_have_no_sample_yet(small: Small) -> None:
+    second = (
+        "  - generate.prompt: {template: '{{ text }}', writes: more}\n    as: again\n  - evaluate.diversity"
+    )
+    found = samples(small(**{"  - evaluate.diversity": second}))
+    assert {sample["step"] for sample in found} == {"prompt"}
+
+
+def test_a_plan_writes_nothing(small: Small, tmp_path: Path) -> None:
+    pipeline = small()
+    before = sorted(tmp_path.rglob("*"))
+    planned(pipeline)
+    samples(pipeline)
+    assert sorted(tmp_path.rglob("*")) == before
