@@ -22,9 +22,6 @@ def start() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine's cores."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if not os.environ.get("RAY_ADDRESS"):
-        # Ray's switch for "this machine alone": its servers then listen on loopback, not on every address.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
     import ray.data
 
@@ -43,6 +40,12 @@ def _join_or_start() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level="ERROR")
         return
+    from ray._private import ray_constants
+
+    # Ray's switch for "this machine alone": its servers then listen on loopback, not on every address.
+    # It is read once, when ray is imported, so it is set in both places.
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
         address="local",
         num_cpus=len(os.sched_getaffinity(0)),

@@ -131,6 +131,8 @@ def test_a_claim_makes_the_directory_and_a_second_one_waits_for_its_release(tmp_
     first = Run.claim(root, "news")
     with pytest.raises(RunError, match="another process is writing"):
         Run.claim(root, "news")
+    with pytest.raises(RunError, match="another process is writing"):
+        Run(root).check_free("news")
     first.release()
     Run.claim(root, "news").release()
 

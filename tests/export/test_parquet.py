@@ -31,7 +31,7 @@ def singles(labels: list[str]) -> dict[str, list[tuple[str, str]]]:
     ],
 )
 def test_shares_that_do_not_sum_to_1_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="split must be shares above 0 that sum to 1, but is {"):
+    with pytest.raises(InputError, match=r"split must be shares above 0 that sum to 1, but is \{"):
         Parquet(split=shares).check(pa.schema([]))
 
 
