@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -229,9 +230,10 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
     if held["dataset"]:
         print(f"Dataset: {held['dataset']} (Parquet, with a card in README.md)")
     print(f"All else: {root} (see: synthray show {root})")
+    command = "uv run synthray" if os.environ.get("UV_RUN_RECURSION_DEPTH") else "synthray"
     print("\nTry:")
-    print(f'  synthray sql {root} "SELECT reject_reason, count(*) FROM rows GROUP BY 1"')
-    print(f'  synthray sql {root} "SELECT * EXCLUDE (row_id, parent_id, round) FROM dataset LIMIT 5"')
+    print(f'  {command} sql {root} "SELECT reject_reason, count(*) FROM rows GROUP BY 1"')
+    print(f'  {command} sql {root} "SELECT * EXCLUDE (row_id, parent_id, round) FROM dataset LIMIT 5"')
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

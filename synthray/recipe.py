@@ -15,6 +15,7 @@ from synthray.errors import RecipeError, near
 from synthray.model.language import Language
 from synthray.operator import FOLDERS, Operator, find_operator
 from synthray.pipeline import Pipeline, Step
+from synthray.run import RELATIONS
 from synthray.statement import Derive, Select, Statement, Union, Where
 from synthray.table import Table
 from synthray.task import Task
@@ -262,9 +263,11 @@ class _Builder:
         return typing.cast("Language", self.built(found, settings, f"model {name}", place))
 
     def table(self, name: str, held: Any, shared: Mapping[str, Any]) -> Table | Pipeline:
-        if not name.isidentifier() or name == "rows":
+        if not name.isidentifier() or name in RELATIONS:
             raise self.error(
-                f"table {name!r}: the name must be an identifier, and not 'rows'", "tables", name
+                f"table {name!r}: the name must be an identifier, and none of {', '.join(sorted(RELATIONS))}",
+                "tables",
+                name,
             )
         if isinstance(held, dict) and set(held) == {"steps"}:
             steps = self.steps(held["steps"], "tables", name, "steps")

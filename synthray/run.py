@@ -27,6 +27,10 @@ _BEFORE_STATE = (".lock", ".run.json.part")
 """What a run that was killed before its first state leaves."""
 
 VIEWS = ("rejects", "failures", "rows", "funnel", "reasons")
+RELATIONS = frozenset(
+    {*VIEWS, "dataset", "rejected_rows", "failed_rows", "stages", "steps", "metrics", "calls"}
+)
+"""What a run shows to SQL; no named table may take one of these names."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,9 @@ from operators import Fails, Forgets, Upper
 
 from synthray.block import Guarded, Sink, Write, cause, checked, guarded_task
 from synthray.errors import ConservationError, ModelError, RunFailed
-from synthray.operator import Operator
+
+if TYPE_CHECKING:
+    from synthray.operator import Operator
 
 TABLE = pa.table(
     {

@@ -32,7 +32,9 @@ def test_the_local_cluster_has_this_machines_cores_and_listens_on_loopback() -> 
         if one.status == psutil.CONN_LISTEN
     ]
     assert listening
-    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, "a server of Ray's can be reached from elsewhere"
+    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, (
+        "a server of Ray's can be reached from elsewhere"
+    )
     assert ray.data.DataContext.get_current().enable_progress_bars is False
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -68,12 +67,28 @@ def test_the_dataset_is_labelled_split_and_carries_its_card(quickstart: Path) ->
     assert set(train["label"].to_pylist()) <= {"World", "Sports", "Business", "Sci/Tech"}
     assert not set(train["row_id"].to_pylist()) & set(test["row_id"].to_pylist())
     card = (quickstart / "dataset" / "README.md").read_text()
-    for text in ("a short news report", "One main topic", "utility.accuracy.ci_low", "generate.prompt", "## Gate: "):
+    for text in (
+        "a short news report",
+        "One main topic",
+        "utility.accuracy.ci_low",
+        "generate.prompt",
+        "## Gate: ",
+    ):
         assert text in card
 
 
 def test_running_again_makes_no_call_and_says_so(quickstart: Path) -> None:
-    command = [sys.executable, "-m", "synthray.cli", "run", "quickstart", "--rows", "24", "--out", str(quickstart)]
+    command = [
+        sys.executable,
+        "-m",
+        "synthray.cli",
+        "run",
+        "quickstart",
+        "--rows",
+        "24",
+        "--out",
+        str(quickstart),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "0 made by the last run, 24 kept in all" in done.stdout
     assert "prompt: unchanged, 24 rows" in done.stderr
@@ -115,7 +130,9 @@ def test_a_prompt_longer_than_the_context_fails_its_row_alone() -> None:
     operator = Prompt(
         template="{{ text }}", writes="answer", max_tokens=8, context=Context(language=Embedded(context=256))
     )
-    table = pa.table({"row_id": ["1", "2"], "parent_id": [None, None], "text": ["Say hello.", "word " * 2000]})
+    table = pa.table(
+        {"row_id": ["1", "2"], "parent_id": [None, None], "text": ["Say hello.", "word " * 2000]}
+    )
     failed = operator(table)["failed"].to_pylist()
     assert failed[0] is None
     assert failed[1]["error"] == "HTTP400"

@@ -77,6 +77,11 @@ def test_a_recipe_is_the_pipeline_that_python_would_build(small: Small) -> None:
         ),
         ("task: {labels", "tsk: {labels", "line 4: no key 'tsk' in a recipe; did you mean 'task'"),
         ("task: {labels", "task: {lables", "task: no key 'lables'; did you mean 'labels'"),
+        (
+            "steps:",
+            "tables: {dataset: x.jsonl}\nsteps:",
+            "table .dataset.: the name must be an identifier, and none of",
+        ),
         ("label: task.labels", "label: []", "columns.label: the list of values is empty"),
         ("label: task.labels", "row_id: [a]", "column 'row_id' is reserved"),
         ("label: task.labels", "label: {from: nowhere}", "no table 'nowhere'"),
@@ -228,7 +233,7 @@ def test_shipped_recipes_are_listed_with_a_line_each_and_fit_together() -> None:
 def test_a_recipe_that_is_neither_a_file_nor_shipped_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'quickstart'"):
         find_recipe("quikstart")
-    with pytest.raises(RecipeError, match="no file 'no/such.yaml'"):
+    with pytest.raises(RecipeError, match=r"no file .no/such\.yaml."):
         find_recipe("no/such.yaml")
 
 

@@ -130,6 +130,16 @@ def test_a_bad_row_at_the_end_is_found_before_anything_is_paid(tmp_path: Path, c
     assert isinstance(caught.value, InputError)
 
 
+def test_a_damaged_value_is_found_before_anything_is_paid(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"row_id": [f"{n}" for n in range(9)], "text": [f"a text {n}" for n in range(9)]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    Table(path=str(path)).check(pa.schema([]))
+    path.write_bytes(path.read_bytes().replace(b"a text 7", b"a \xff\xfe\xfft 7"))
+    with pytest.raises(InputError, match="Invalid string encoding"):
+        Table(path=str(path)).check(pa.schema([]))
+
+
 @pytest.mark.parametrize("settings", [{}, {"path": "a.csv", "table": "a"}], ids=["neither", "both"])
 def test_rows_come_from_a_path_or_a_table(settings: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"needs either path \(files\) or table \(a named table\)"):
