@@ -21,7 +21,7 @@ from synthray.progress import Progress
 from synthray.query import Query
 from synthray.run import FORMAT, Run, StageRecord, versions
 from synthray.stage import Stage
-from synthray.statement import Select, Statement, Union, Where, read_table
+from synthray.statement import NOT_IN_RESULT, Select, Statement, Union, Where, read_table
 from synthray.table import Table
 from synthray.task import Task
 
@@ -48,8 +48,9 @@ class Step:
         """Return the name of a step that was given none."""
         if isinstance(self.work, Operator):
             return type(self.work).__module__.rpartition(".")[2]
-        if isinstance(self.work, Where) and self.work.reason:
-            return "where_" + re.sub(r"\W+", "_", self.work.reason)
+        reason = self.work.reason if isinstance(self.work, Where | Select) else ""
+        if reason and reason != NOT_IN_RESULT:
+            return f"{self.work.kind}_" + re.sub(r"\W+", "_", reason)
         return self.work.kind
 
 

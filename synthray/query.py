@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -76,7 +77,7 @@ class Query:
             self._lock(paths, writable)
         except duckdb.Error as error:
             self.close()
-            raise _translated(error) from None
+            raise QueryError(str(error).partition("\n\n")[0]) from None
 
     @functools.cached_property
     def _volatile(self) -> frozenset[str]:
@@ -196,6 +197,28 @@ class Query:
                 0
             ][0]
         )
+
+    def bind(self, sql: str, relation: str = "") -> None:
+        """Raise a QueryError when a SELECT, or an expression over `relation`, does not parse or bind.
+
+        The message points at the place: binding is the last time that the text is as it was written.
+        """
+        import duckdb
+
+        if not sql.strip():
+            raise QueryError("must be one SQL expression, but is empty" if relation else "must be one SELECT")
+        alone, whole = (
+            (f"SELECT\n{sql}", f"SELECT\n{sql}\nFROM {relation}") if relation else (f"\n{sql}",) * 2
+        )
+        try:
+            # Explaining several statements would run all but the first.
+            if len(self._connection.extract_statements(alone)) == 1:
+                self._one_select(whole)
+                self._connection.execute(f"EXPLAIN {whole}").fetchall()
+        except duckdb.Error as error:
+            # The statement's first line is ours.
+            text = re.sub(r"(?m)^LINE (\d+)", lambda found: f"LINE {int(found[1]) - 1}", str(error).strip())
+            raise QueryError(text) from None
 
     def expression(self, sql: str, relation: str = "rows") -> str:
         """Return an expression over `relation`, settled; QueryError when it is more than one expression."""

@@ -15,6 +15,7 @@ from synthray.errors import RecipeError, near
 from synthray.model.language import Language
 from synthray.operator import FOLDERS, Operator, find_operator
 from synthray.pipeline import Pipeline, Step
+from synthray.query import SQL
 from synthray.run import RELATIONS
 from synthray.statement import Derive, Select, Statement, Union, Where
 from synthray.table import Table
@@ -352,9 +353,11 @@ class _Builder:
         if key == "union":
             return Union(value)
         if value.endswith(".sql"):
-            path = self.base / value
-            if not path.is_file():
-                raise self.error(f"no file {str(path)!r}", *place, key)
+            path = next((folder / value for folder in (self.base, SQL) if (folder / value).is_file()), None)
+            if path is None:
+                raise self.error(
+                    f"no file {value!r} beside the recipe or among the shipped sql/", *place, key
+                )
             value = path.read_text(encoding="utf-8")
         return Select(value, reason) if reason else Select(value)
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+NOT_IN_RESULT = "not_in_result"
+"""Why a sql step rejects a row, unless it says a reason of its own."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """SQL for one statement: the rows after it, and what became of the others (each with row_id)."""
@@ -71,11 +75,13 @@ class Where(Statement):
 
     def settle(self, query: Query) -> Self:
         """Settle the predicate and check that it is one."""
+        query.bind(self.predicate, "rows")
         predicate = query.expression(self.predicate)
         kind = query.schema(f"SELECT {predicate} AS verdict FROM rows").field("verdict").type
         if str(kind) not in ("bool", "null"):
             raise QueryError(f"must be true or false for each row, but {self.predicate} is {kind}")
         if self.when:
+            query.bind(self.when, "rows")
             predicate = f"CASE WHEN {query.expression(self.when)} THEN {predicate} ELSE true END"
         return replace(self, predicate=predicate, when=None)
 
@@ -118,6 +124,7 @@ class Derive(Statement):
         when = query.expression(self.when) if self.when else None
         settled = {}
         for name, sql in self.columns.items():
+            query.bind(sql, "rows")
             settled[name] = query.expression(sql)
             # By itself, since DuckDB lets a later column of a SELECT see an earlier one.
             query.schema(f"SELECT ({settled[name]}) AS value FROM rows")
@@ -156,12 +163,13 @@ class Select(Statement):
     kind: ClassVar[str] = "sql"
 
     query: str
-    reason: str = "not_in_result"
+    reason: str = NOT_IN_RESULT
 
     def settle(self, query: Query) -> Self:
         """Settle the statement."""
         if self.when:
             raise QueryError("a sql step takes no `when`; write it into the statement")
+        query.bind(self.query)
         return replace(self, query=query.settled(self.query))
 
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:

@@ -152,7 +152,7 @@ def test_a_pair_exactly_at_the_threshold_is_marked() -> None:
         pytest.param("ein Straßenfest für ÄÖÜ", True, id="umlauts"),
         pytest.param("你好 世界 再见", True, id="no Latin"),
         pytest.param("hi \U0001f600 there", True, id="emoji between words"),
-        pytest.param(" ".join(f"w{n}" for n in range(20_000)), True, id="very long"),
+        pytest.param(" ".join(f"w{n}" for n in range(6_000)), True, id="very long"),
     ],
 )
 def test_the_same_text_twice_is_a_duplicate_if_it_has_words(text: str | None, same: bool) -> None:
@@ -227,7 +227,7 @@ def test_runs_of_words_are_each_there_once() -> None:
     assert shingles("one two", 3) == [b"one two"]
 
 
-@pytest.mark.skipif("SYNTHRAY_DATA" not in os.environ, reason="SYNTHRAY_DATA names no folder of real data")
+@pytest.mark.skipif(not os.environ.get("SYNTHRAY_DATA"), reason="SYNTHRAY_DATA names no folder of real data")
 def test_of_1000_articles_the_ten_planted_pairs_are_found_and_nothing_else() -> None:
     rows = pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / "neardup_articles_1000.parquet")
     texts = dict(zip(rows["doc_id"].to_pylist(), rows["text"].to_pylist(), strict=True))
