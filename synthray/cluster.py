@@ -42,6 +42,8 @@ def _join_or_start() -> None:
         return
     from ray._private import ray_constants
 
+    # Under `uv run` Ray would start each worker by `uv run` too, in a copy of the working directory.
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
     # Ray's switch for "this machine alone": its servers then listen on loopback, not on every address.
     # It is read once, when ray is imported, so it is set in both places.
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"

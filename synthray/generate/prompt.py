@@ -108,8 +108,8 @@ class Prompt(Operator):
         return table.append_column(pa.field("failed", FAILED), failed)
 
     async def _all(self, calls: Calls, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        work = [self._answer(calls, row, ordinal) for row in rows for ordinal in range(self.n)]
-        return list(await asyncio.gather(*work))
+        asked = [(row, ordinal) for row in rows for ordinal in range(self.n)]
+        return list(await asyncio.gather(*(self._answer(calls, row, ordinal) for row, ordinal in asked)))
 
     async def _answer(self, calls: Calls, row: dict[str, Any], ordinal: int) -> dict[str, Any]:
         """Return the columns of one answer, or why there are none."""

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from synthray.errors import ModelError
 from synthray.lineage import canonical
 from synthray.model.language import Language, Request, Response, call_key
 
@@ -51,6 +52,7 @@ class Calls:
         self._complete = self.run(_opened(language))
         self._slots = asyncio.Semaphore(language.in_flight)
         self._asked: dict[str, asyncio.Future[Response]] = {}
+        self.fatal: ModelError | None = None
         self._store = Store(Path(folder)) if folder else None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -84,8 +86,14 @@ class Calls:
 
     async def _answer(self, key: str, request: Request, origin: Origin) -> Response:
         async with self._slots:
+            if self.fatal:
+                raise self.fatal  # every call would meet it: none is sent after the first
             started = time.time()
-            response: Response = await self._complete(request)
+            try:
+                response: Response = await self._complete(request)
+            except ModelError as error:
+                self.fatal = error if error.fatal else None
+                raise
         if self._store:
             row_id, step, ordinal = origin
             record = {
@@ -168,7 +176,7 @@ def opened(language: Language, folder: str | None) -> Calls:
     """Return this process's one Calls for a language and a folder."""
     with _OPENING:
         for known, where, calls in _OPEN:
-            if known == language and where == folder:
+            if known == language and where == folder and not calls.fatal:
                 return calls
         calls = Calls(language, folder)
         _OPEN.append((language, folder, calls))

@@ -90,7 +90,8 @@ async def ask(client: openai.AsyncOpenAI, name: str, request: Request, *, send_s
         why = _FATAL.get(error.status_code)
         raise ModelError(
             f"{client.base_url} answered {error.status_code} to model {name!r}"
-            f"{f' ({why})' if why else ''}: {error.message}",
+            f"{f' ({why})' if why else ''}: "
+            f"{_without_key(error.message, client.api_key)}",
             f"HTTP{error.status_code}",
             fatal=why is not None,
             attempts=_attempts(error.request),
@@ -109,6 +110,11 @@ async def ask(client: openai.AsyncOpenAI, name: str, request: Request, *, send_s
         ) from None
     except ValueError as error:
         raise ModelError(f"{client.base_url} sent no JSON: {error}", "BadResponse") from None
+
+
+def _without_key(message: str, key: str) -> str:
+    """Return an endpoint's words; some echo the key they refuse."""
+    return message.replace(key, "[key]") if len(key) > 8 else message
 
 
 def _attempts(request: httpx2.Request) -> int:

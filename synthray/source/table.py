@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge
 
 from synthray.errors import InputError
-from synthray.lineage import content_ids
+from synthray.lineage import IDENTITY, RESERVED, content_ids
 from synthray.operator import Makes, Operator
 from synthray.query import Query
 from synthray.table import Table as Files
@@ -50,6 +50,13 @@ class Table(Operator):
         if self.table and self.table not in self.context.tables:
             return
         with Query({"given": self.given()}) as query:
+            given = query.schema("SELECT * FROM given").names
+            taken = RESERVED - set(IDENTITY) if "row_id" in given else RESERVED
+            if taken & set(given):
+                raise InputError(
+                    f"{self.path or self.table} has the column {min(taken & set(given))!r}, which is "
+                    "reserved for lineage (parent_id and round go with a row_id); rename it"
+                )
             rows = self.sql(query)
             if not query.value(f"SELECT count(*) FROM (SELECT hash(t) AS h FROM ({rows}) t) WHERE h <> 0"):
                 raise InputError(f"{self.path or self.table} has no rows")

@@ -447,3 +447,20 @@ def test_what_cannot_be_written_is_refused_before_any_call(writes: Any, message:
 def test_labels_are_refused_as_values_when_the_task_has_none() -> None:
     with pytest.raises(InputError, match=r"writes\.x: must be"):
         Prompt(template="x", writes={"x": "task.labels"}).check(rows().schema)
+
+
+def test_an_error_that_is_fatal_stops_the_calls_that_were_not_sent_yet() -> None:
+    asked: list[str] = []
+
+    def refuse(request: Request) -> ModelError:
+        asked.append(request.messages[0]["content"])
+        return ModelError("no", "HTTP401", fatal=True)
+
+    language = Fake(script=refuse, in_flight=1)
+    operator = Prompt(template="{{ n }}", writes="text", context=Context(step="p", language=language))
+    table = pa.table(
+        {"row_id": [str(n) for n in range(300)], "parent_id": [None] * 300, "n": list(range(300))}
+    )
+    with pytest.raises(ModelError):
+        operator(table)
+    assert len(asked) < 30

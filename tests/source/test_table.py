@@ -178,3 +178,11 @@ def test_where_files_lie_is_no_setting_but_their_content_counts(written: Callabl
     assert operator.settings() == {"rows": 3, "table": ""}
     assert operator.files() == (Path(path),)
     assert operator.makes() == "rows"
+
+
+@pytest.mark.parametrize("name", ["failed", "reject_reason", "parent_id"])
+def test_a_file_may_not_bring_a_reserved_column_without_its_row_id(tmp_path: Path, name: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'{{"text": "a", "{name}": "x"}}\n')
+    operator = Table(path="rows.jsonl", base=str(tmp_path))
+    with pytest.raises(InputError, match=f"column '{name}', which is reserved"):
+        operator.check(pa.schema([]))
