@@ -150,7 +150,7 @@ def test_every_rejected_row_keeps_the_columns_it_had(run: Callable[..., Run]) ->
 
 def test_a_sql_filter_rejects_what_it_leaves_out_and_adds_its_columns(run: Callable[..., Run]) -> None:
     done = run(Select("SELECT row_id, n + 1 AS next FROM rows WHERE n < 2", reason="late"))
-    assert counts(done, "sql") == {"in": 6, "kept": 2, "rejected": 4}
+    assert counts(done, "sql_late") == {"in": 6, "kept": 2, "rejected": 4}
     assert done.sql("SELECT n, next FROM dataset ORDER BY n").to_pylist() == [
         {"n": 0, "next": 1},
         {"n": 1, "next": 2},

@@ -92,7 +92,8 @@ class Calls:
             try:
                 response: Response = await self._complete(request)
             except ModelError as error:
-                self.fatal = error if error.fatal else None
+                if error.fatal:
+                    self.fatal = error
                 raise
         if self._store:
             row_id, step, ordinal = origin
