@@ -221,7 +221,7 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
     ):
         if held[key]:
             print(title)
-            _print_table(held[key])
+            _print_table([_narrow(row) for row in held[key]] if key == "funnel" else held[key])
     calls = held["calls"]
     print(
         f"\nModel calls: {calls['made_now']} made by the last run, {calls['kept']} kept in all "
@@ -234,6 +234,11 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
     print("\nTry:")
     print(f'  {command} sql {root} "SELECT reject_reason, count(*) FROM rows GROUP BY 1"')
     print(f'  {command} sql {root} "SELECT * EXCLUDE (row_id, parent_id, round) FROM dataset LIMIT 5"')
+
+
+def _narrow(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of the funnel as it fits a terminal."""
+    return {name.removeprefix("rows_"): value for name, value in row.items() if name != "operator"}
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -248,8 +248,10 @@ class Pipeline:
         try:
             self._start(run, retry_failed)
             progress = Progress(run.calls, quiet=quiet)
-            self._run(run, checked, progress)
-            run.save(calls_made=progress.made())
+            try:
+                self._run(run, checked, progress)
+            finally:
+                run.save(calls_made=progress.made())
             self._finish(run)
         except KeyboardInterrupt:
             run.save(state="interrupted", error=None)
