@@ -149,12 +149,13 @@ def main() -> None:
         _tell(error)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command again to go on: answered calls are kept", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0
     except Exception as error:
         code = _usage(error)
+    if code == INTERRUPTED:  # typer may have taken the interrupt itself
+        print("interrupted; run the same command again to go on: answered calls are kept", file=sys.stderr)
     sys.exit(code or 0)
 
 

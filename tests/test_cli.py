@@ -125,3 +125,15 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout.startswith("# quickstart")
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
+    call: Call, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Path]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synthray.pipeline.Pipeline.run", interrupted)
+    code, out, err = call("run", str(write(RECIPE)))
+    assert (code, out) == (130, "")
+    assert "run the same command again to go on" in err
