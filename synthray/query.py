@@ -13,7 +13,6 @@ from synthray.errors import QueryError
 from synthray.table import Table, quoted
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 SQL = Path(__file__).parent / "sql"
@@ -78,10 +77,6 @@ class Query:
         except duckdb.Error as error:
             self.close()
             raise QueryError(str(error).partition("\n\n")[0]) from None
-
-    @functools.cached_property
-    def _volatile(self) -> frozenset[str]:
-        return _volatile_functions(self._connection)
 
     def _define(self, relations: Mapping[str, pa.Table | Table | str], seed: int) -> None:
         run = self._connection.execute
@@ -265,7 +260,7 @@ class Query:
         if node.get("class") == "FUNCTION":
             name = node["function_name"].lower()
             # age(x) is measured from today, age(x, y) is not.
-            if name in self._volatile or (name == "age" and len(node["arguments"]) == 1):
+            if name in _volatile_functions() or (name == "age" and len(node["arguments"]) == 1):
                 found = f"{name}()"
             if name in _UNORDERED:
                 raise QueryError(f"{name}() takes rows in any order; use {_UNORDERED[name]}")
@@ -292,11 +287,15 @@ def shipped(path: str) -> str:
     return (SQL / path).read_text(encoding="utf-8")
 
 
-def _volatile_functions(connection: duckdb.DuckDBPyConnection) -> frozenset[str]:
-    answer = connection.execute(
-        "SELECT DISTINCT function_name FROM duckdb_functions() "
-        "WHERE stability <> 'CONSISTENT' AND function_name NOT IN ('error', 'getvariable')"
-    ).fetchall()
+@functools.cache
+def _volatile_functions() -> frozenset[str]:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        answer = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() "
+            "WHERE stability <> 'CONSISTENT' AND function_name NOT IN ('error', 'getvariable')"
+        ).fetchall()
     return HIDDEN | {str(row[0]) for row in answer}
 
 
