@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import traceback
 import uuid
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthray import errors
 from synthray.errors import ModelError, RunFailed, SynthrayError
 from synthray.lineage import FAILED, IDENTITY
 from synthray.operator import path_of
@@ -143,15 +144,20 @@ def _leave(error: Exception, folder: Path) -> None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}"
         error = RunFailed(f"{type(error).__name__}: {error} ({where})")
-    (folder / f"error-{uuid.uuid4().hex}.pickle").write_bytes(pickle.dumps(error))
+    left: dict[str, Any] = {"class": type(error).__name__, "message": str(error)}
+    if isinstance(error, ModelError):
+        left |= {"kind": error.kind, "fatal": error.fatal, "attempts": error.attempts}
+    (folder / f"error-{uuid.uuid4().hex}.json").write_text(json.dumps(left), encoding="utf-8")
 
 
 def cause(error: BaseException, folder: Path, step: str) -> SynthrayError:
     """Return the error that a worker left, else what Ray says."""
-    for path in sorted(folder.glob("error-*.pickle")):
-        left: SynthrayError = pickle.loads(path.read_bytes())  # written by our own worker a moment ago
-        if isinstance(left, ModelError):
-            return left
-        return type(left)(str(left) if str(left).startswith(step) else f"{step}: {left}")
+    for path in sorted(folder.glob("error-*.json")):
+        left = json.loads(path.read_text(encoding="utf-8"))
+        message = left["message"]
+        if left["class"] == ModelError.__name__:
+            return ModelError(message, left["kind"], fatal=left["fatal"], attempts=left["attempts"])
+        kind: type[SynthrayError] = getattr(errors, left["class"], RunFailed)
+        return kind(message if message.startswith(step) else f"{step}: {message}")
     lines = str(error).strip().splitlines()
     return RunFailed(f"{step}: {lines[-1] if lines else type(error).__name__}")

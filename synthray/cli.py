@@ -71,7 +71,7 @@ def plan(recipe: Recipe, rows: Rows = None, settings: Settings = None, as_json: 
         return
     _print_table(lines)
     for sample in prompts:
-        print(f"\n{sample['step']}, row {sample['row_id']}:\n{sample['prompt']}")
+        print(_shown(f"\n{sample['step']}, row {sample['row_id']}:\n{sample['prompt']}"))
 
 
 @app.command()
@@ -97,7 +97,10 @@ def sql(
     if file is not None:
         if not file.is_file():
             raise InputError(f"no file {str(file)!r}")
-        query = file.read_text(encoding="utf-8")
+        try:
+            query = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{file} is not UTF-8 text") from None
     answer = Run.read(run).sql(query or "").to_pylist()
     _print_rows(answer, as_json)
 
@@ -168,7 +171,7 @@ def _usage(error: Exception) -> int:
 
 
 def _tell(error: SynthrayError) -> None:
-    print(f"synthray: {error}", file=sys.stderr)
+    print(f"synthray: {_shown(error)}", file=sys.stderr)
     if isinstance(error, RunFailed):
         print("what was answered is kept: run the same command again to go on", file=sys.stderr)
 
@@ -205,15 +208,15 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
         ).to_pylist()[0]
         | {"made_now": state.get("calls_made", 0)},
         "run": str(root),
-        "dataset": str(root / "dataset") if (run.root / "dataset").is_dir() else None,
+        "dataset": str(root / "dataset") if state.get("dataset") else None,
         "error": state.get("error"),
     }
     if as_json:
         _print_json(held)
         return
-    print(f"{held['name']} (seed {held['seed']}): {held['state']}")
+    print(_shown(f"{held['name']} (seed {held['seed']}): {held['state']}"))
     if held["error"]:
-        print(held["error"])
+        print(_shown(held["error"]))
     for title, key in (
         ("\nRows", "funnel"),
         ("\nWhy rows were left out", "reasons"),
@@ -275,7 +278,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, value in rows[0].items():
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(_shown(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         # Text, not markup: a value like [red] is data.
         table.add_row(*(Text(_shown(value)) for value in row.values()))

@@ -96,7 +96,11 @@ def _by_step(metrics: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
     values: dict[str, dict[str, dict[str, Any]]] = {}
     for row in metrics.to_pylist():
         if row["slice"] is None:
-            values.setdefault(row["step"], {})[row["metric"]] = {name: row[name] for name in FIELDS}
+            measured = values.setdefault(row["step"], {})
+            # Two rows for one metric decide nothing: as good as missing.
+            again = [name for name in measured if name.lower() == row["metric"].lower()]
+            fields = {name: None if again else row[name] for name in FIELDS}
+            measured[again[0] if again else row["metric"]] = fields
     return values
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +37,27 @@ RESERVED = frozenset({*IDENTITY, "failed", "parents", "reject_step", "reject_rea
 def canonical(value: Any) -> str:
     """Return JSON that is the same text for equal values: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def ordered(value: Any) -> str:
+    """Return JSON that keeps the order of mappings, for settings in which order decides."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def connected(ties: Iterable[tuple[str, str]]) -> Callable[[str], str]:
+    """Return a function from a name to the smallest name that `ties` connect it with."""
+    root: dict[str, str] = {}
+
+    def find(one: str) -> str:
+        while root.setdefault(one, one) != one:
+            root[one] = root[root[one]]
+            one = root[one]
+        return one
+
+    for one, other in ties:
+        low, high = sorted((find(one), find(other)))
+        root[high] = low
+    return find
 
 
 def digest(*parts: Any) -> str:

@@ -6,22 +6,21 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray import cluster
 from synthray.errors import GateRefused, InputError, RecipeError, SynthrayError, TooManyFailed, near
 from synthray.gate import Check, check_conditions, decide
-from synthray.lineage import digest
+from synthray.lineage import digest, ordered
 from synthray.operator import Context, Operator
 from synthray.progress import Progress
 from synthray.query import Query
 from synthray.run import FORMAT, Run, StageRecord, versions
 from synthray.stage import Stage
-from synthray.statement import NOT_IN_RESULT, Select, Statement, Union, Where, read_table
+from synthray.statement import NOT_IN_RESULT, Select, Statement, Union, Where, one_case, read_table
 from synthray.table import Table
 from synthray.task import Task
 
@@ -75,7 +74,8 @@ class Pipeline:
     `steps` takes operators, statements and Steps. `tables` are files or pipelines of their own, `models` are
     named languages beside `model`, `gate` are SQL conditions over the metrics. A stage in which more than
     `max_failed` of the rows fail ends the run. `blocks` is into how many parts rows are cut, and changes no
-    result. `recipe` is what the run directory keeps of where the pipeline came from.
+    result. `recipe` is what the run directory keeps of where it came from; `prefix` begins the names of the
+    steps of a table's own pipeline, whose rows and draws are not those of the recipe's steps.
     """
 
     steps: Sequence[Operator | Statement | Step]
@@ -89,6 +89,7 @@ class Pipeline:
     max_failed: float = 0.05
     blocks: int | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
 
     # What the steps are.
 
@@ -98,7 +99,7 @@ class Pipeline:
         taken: set[str] = set()
         named = []
         for step in steps:
-            name = step.name or self._free_name(step, taken)
+            name = self.prefix + step.name if step.name else self._free_name(step, taken)
             if name in taken:
                 raise RecipeError(f"{where(step)}: two steps are named {name!r}; give one `as: NAME`")
             taken.add(name)
@@ -106,7 +107,7 @@ class Pipeline:
         return named
 
     def _free_name(self, step: Step, taken: set[str]) -> str:
-        name = step.default_name()
+        name = first = self.prefix + step.default_name()
         if name in taken and isinstance(step.work, Operator):
             raise RecipeError(
                 f"{where(step)}: {name} is used twice; give the second one `as: NAME`, "
@@ -114,7 +115,7 @@ class Pipeline:
             )
         number = 2
         while name in taken:
-            name = f"{step.default_name()}_{number}"
+            name = f"{first}_{number}"
             number += 1
         return name
 
@@ -138,6 +139,10 @@ class Pipeline:
         )
         return replace(step.work, context=context)
 
+    def of(self, table: str) -> Pipeline:
+        """Return the pipeline of a named table, its steps named after it."""
+        return replace(self, prefix=f"{table}_")
+
     # Checking.
 
     def check(self) -> list[Checked]:
@@ -148,6 +153,7 @@ class Pipeline:
         for step in self.named():
             with _told(step):
                 one = self._check_step(step, schema, schemas)
+                one_case([], one.after.names)
             checked.append(one)
             schema = one.after
         if not checked:
@@ -162,7 +168,7 @@ class Pipeline:
         schemas = {}
         for name, table in self.tables.items():
             if isinstance(table, Pipeline):
-                schemas[name] = table.check()[-1].after
+                schemas[name] = table.of(name).check()[-1].after
                 continue
             try:
                 with Query({name: table}) as query:
@@ -185,6 +191,8 @@ class Pipeline:
                 raise RecipeError(_FIRST)
             return self._check_statement(step, step.work, schema, schemas)
         operator = replace(step.work, context=replace(step.work.context, schemas=schemas))
+        if self.prefix and operator.uses_gate:
+            raise RecipeError("a table's own pipeline makes a table; export in the recipe's steps")
         if operator.makes() == "rows" and schema is not None:
             raise RecipeError("only the first step makes rows; name a table and use `union` to add some")
         if operator.makes() != "rows" and schema is None:
@@ -270,7 +278,7 @@ class Pipeline:
     def _start(self, run: Run, retry_failed: bool) -> None:
         retries = dict(run.state.get("retries", {}))
         if retry_failed:
-            for record in run.stages():
+            for record in run.all_stages():
                 for step in record.steps:
                     if step.rows_failed:
                         retries[step.step] = retries.get(step.step, 0) + 1
@@ -289,16 +297,19 @@ class Pipeline:
 
     def _run(self, run: Run, checked: list[Checked], progress: Progress) -> None:
         work = _Work(self, run, progress)
+        held = run.state.get("table_stages", {})
+        run.save(table_stages={name: folders for name, folders in held.items() if name in self.tables})
+        for name, table in self.tables.items():
+            if isinstance(table, Table):
+                work.tables[name] = table
+                work.digests[name.lower()] = table.digest()
         for name, table in self.tables.items():
             if isinstance(table, Pipeline):
-                work.make_table(name, table)
-            else:
-                work.tables[name] = table
-                work.digests[name] = table.digest()
+                work.make_table(name, table.of(name))
         run.save(
             tables={name: {"files": table.files, "kind": table.kind} for name, table in work.tables.items()}
         )
-        work.chain(checked, "", "stages")
+        work.chain(checked, lambda folders: run.save(stages=folders))
 
     def _finish(self, run: Run) -> None:
         import pyarrow.parquet as pq
@@ -327,25 +338,32 @@ class _Work:
 
     def make_table(self, name: str, pipeline: Pipeline) -> None:
         """Run a table's own pipeline; its rows become the table."""
-        records, fingerprint = self.chain(pipeline.check(), f"{name}.", f"stages of {name}")
-        self.tables[name] = self.run.table(records[-1])
-        self.digests[name] = fingerprint
 
-    def chain(self, checked: list[Checked], prefix: str, key: str) -> tuple[list[StageRecord], str]:
+        def note(folders: list[str]) -> None:
+            made = {**self.run.state.get("table_stages", {}), name: folders}
+            self.run.save(table_stages=made)
+
+        records, fingerprint = self.chain(pipeline.check(), note)
+        self.tables[name] = self.run.table(records[-1])
+        self.digests[name.lower()] = fingerprint
+
+    def chain(
+        self, checked: list[Checked], note: Callable[[list[str]], None]
+    ) -> tuple[list[StageRecord], str]:
         """Make or skip the stages of a list of steps."""
         records: list[StageRecord] = []
         fingerprint = ""
         for number, group in enumerate(stages(checked), start=1):
             fingerprint = self._fingerprint(group, fingerprint)
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", prefix + "+".join(one.name for one in group))
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "+".join(one.name for one in group))
             folder = f"{number:02d}-{name[:60]}-{fingerprint[:12]}"
             record = self.run.stage(folder)
-            if record is None:
+            if record is None or (record.outputs and self.run.state.get("dataset") != folder):
                 record = self._make(folder, fingerprint, group, records[-1] if records else None)
             else:
                 self.progress.note(f"{name}: unchanged, {record.rows_kept} rows")
             records.append(record)
-            self.run.save(**{key: [one.folder for one in records]})
+            note([one.folder for one in records])
             self._limit_failures(record)
         return records, fingerprint
 
@@ -354,10 +372,8 @@ class _Work:
     ) -> StageRecord:
         work = group[0].step.work
         checks: tuple[Check, ...] = ()
-        if isinstance(work, Operator):
-            cluster.start()
-            if work.uses_gate:
-                checks = tuple(decide(self.pipeline.gate, self.run.sql("SELECT * FROM metrics")))
+        if isinstance(work, Operator) and work.uses_gate:
+            checks = tuple(decide(self.pipeline.gate, self.run.sql("SELECT * FROM metrics")))
         stage = Stage(
             run=self.run,
             folder=folder,
@@ -374,7 +390,11 @@ class _Work:
         )
         try:
             if isinstance(work, Operator):
-                return stage.operate(self._at(work), group[0].step.when)
+                record = stage.operate(self._at(work), group[0].step.when)
+                if record.outputs:
+                    # RUN/dataset is one place for every export there was: the run says whose it is now.
+                    self.run.save(dataset=folder)
+                return record
             return stage.state([one.step.work for one in group if isinstance(one.step.work, Statement)])
         finally:
             stage.close()
@@ -392,22 +412,28 @@ class _Work:
         if isinstance(work, Statement):
             with Query({}) as query:
                 named = {table for sql in work.sql() for table in query.named(sql)}
-            tables = {table: self.digests[table] for table in sorted(named & set(self.digests))}
-            return [repr(work), tables, self.pipeline.seed]
+            return [repr(work), self._digests(named), self.pipeline.seed]
         context = work.context
         gate = (list(self.pipeline.gate), self.pipeline.name) if work.uses_gate else None
         return [
             type(work).__module__,
-            work.settings(),
+            ordered(work.settings()),
             _source_digest(type(work)),
             [hashlib.blake2b(path.read_bytes()).hexdigest() for path in work.files()],
-            {table: self.digests[table] for table in work.table_names},
+            self._digests({table.lower() for table in work.table_names} | self._named(one.step.when)),
             context.language.identity() if work.uses_model and context.language else None,
-            vars(context.task),
+            ordered(vars(context.task)),
             (name, context.prefix, context.seed, one.step.when),
             self.run.state["retries"].get(name, 0),
             gate,
         ]
+
+    def _digests(self, named: set[str]) -> dict[str, str]:
+        return {table: self.digests[table] for table in sorted(named & set(self.digests))}
+
+    def _named(self, when: str | None) -> set[str]:
+        with Query({}) as query:
+            return query.named(f"SELECT ({when}) FROM rows") if when else set()
 
     def _limit_failures(self, record: StageRecord) -> None:
         for step in record.steps:

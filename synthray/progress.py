@@ -40,8 +40,12 @@ class Tail:
                     if not line.endswith(b"\n"):
                         break
                     start += len(line)
+                    try:
+                        tokens = json.loads(line).get("completion_tokens") or 0
+                    except (ValueError, AttributeError):
+                        continue  # torn by a full disk or a kill; readers pass over it
                     self.calls += 1
-                    self.tokens += json.loads(line).get("completion_tokens") or 0
+                    self.tokens += tokens
             self._offsets[path] = start
 
 

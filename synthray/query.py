@@ -23,7 +23,7 @@ HIDDEN = frozenset(
     {
         *("ago", "current_localtime", "current_localtimestamp", "pg_conf_load_time"),
         *("pg_postmaster_start_time", "reservoir_quantile"),
-        *("query", "json_execute_serialized_sql"),
+        *("query", "query_table", "json_execute_serialized_sql"),
     }
 )
 """What reads the clock, draws lots or runs other SQL, though DuckDB does not say so."""
@@ -82,7 +82,7 @@ class Query:
         run = self._connection.execute
         run(
             "CREATE MACRO chance(id, tag) AS ('0x' || "
-            f"md5('{seed}' || chr(31) || tag || chr(31) || id)[:13])::BIGINT / {16**13}.0"
+            f"md5({quoted(str(seed))} || chr(31) || tag || chr(31) || id)[:13])::BIGINT / {16**13}.0"
         ).fetchall()
         for name, relation in relations.items():
             if isinstance(relation, Table):
@@ -173,9 +173,9 @@ class Query:
         return self.arrow(f"SELECT * FROM ({sql}\n) LIMIT 0").schema
 
     def named(self, sql: str) -> set[str]:
-        """Return the relations that a statement names."""
+        """Return the relations that a statement names, in lower case: to SQL the cases are one."""
         nodes = _nodes(self._one_select(sql))
-        return {node["table_name"] for node in nodes if node.get("type") == "BASE_TABLE"}
+        return {node["table_name"].lower() for node in nodes if node.get("type") == "BASE_TABLE"}
 
     def settled(self, sql: str) -> str:
         """Return `sql` so that one input has one answer: row_id becomes the last sort key.

@@ -13,7 +13,7 @@ import yaml
 
 from synthray.errors import RecipeError, near
 from synthray.model.language import Language
-from synthray.operator import FOLDERS, Operator, find_operator
+from synthray.operator import Operator, find_operator
 from synthray.pipeline import Pipeline, Step
 from synthray.query import SQL
 from synthray.run import RELATIONS
@@ -33,6 +33,7 @@ _BESIDE = {
     "union": ("as",),
 }
 _MOST_NODES = 100_000
+_DEEPEST = 50
 
 _Path = tuple[str | int, ...]
 
@@ -137,7 +138,7 @@ class _Source:
         known: dict[str, tuple[dict[str, Any], str]] = {}
         for step in self.steps():
             if isinstance(step, dict) and step:
-                key = next(iter(step))
+                key = next((str(one) for one in step if str(one) not in _BESIDE["where"]), "")
                 name = step.get("as") or step.get("reason") or key.rpartition(".")[2]
                 known.setdefault(str(name), (step, key))
         if names[0] not in known or len(names) < 2:
@@ -162,13 +163,18 @@ def _tree(node: yaml.Node, place: _Path, lines: dict[_Path, int], path: Path) ->
     lines[place] = node.start_mark.line + 1
     if len(lines) > _MOST_NODES:
         raise RecipeError(f"{path}: too large (over {_MOST_NODES} values, aliases counted)")
+    if len(place) > _DEEPEST:
+        raise RecipeError(f"{path}, line {lines[place]}: nested deeper than {_DEEPEST} levels")
     if isinstance(node, yaml.MappingNode):
-        held: dict[str, Any] = {}
+        held: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = _scalar(key_node)
+            key: Any = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            if not isinstance(key, str | int | float | bool):
+                line = key_node.start_mark.line + 1
+                raise RecipeError(f"{path}, line {line}: a key must be a text or a number")
             if key in held:
                 raise RecipeError(f"{path}, line {key_node.start_mark.line + 1}: {key!r} is there twice")
-            held[key] = _tree(value_node, (*place, key), lines, path)
+            held[key] = _tree(value_node, (*place, str(key)), lines, path)
         return held
     if isinstance(node, yaml.SequenceNode):
         return [_tree(item, (*place, number), lines, path) for number, item in enumerate(node.value)]
@@ -224,7 +230,7 @@ class _Builder:
         return Pipeline(
             steps=self.steps(tree.get("steps"), "steps"),
             name=name,
-            tables={key: self.table(key, value, shared) for key, value in self.mapping("tables").items()},
+            tables=self.tables(shared),
             gate=tuple(gate),
             max_failed=max_failed,
             recipe=tree,
@@ -263,8 +269,20 @@ class _Builder:
         settings = {key: value for key, value in held.items() if key != "language"}
         return typing.cast("Language", self.built(found, settings, f"model {name}", place))
 
-    def table(self, name: str, held: Any, shared: Mapping[str, Any]) -> Table | Pipeline:
-        if not name.isidentifier() or name in RELATIONS:
+    def tables(self, shared: Mapping[str, Any]) -> dict[str, Table | Pipeline]:
+        """Return the named tables; those that are pipelines may name those that are files."""
+        held = self.mapping("tables")
+        if len({name.lower() for name in held}) < len(held):
+            raise self.error("tables: two names differ in case alone", "tables")
+        files: dict[str, Table | Pipeline] = {}
+        for name in sorted(held, key=lambda name: isinstance(held[name], dict)):
+            files[name] = self.table(name, held[name], shared, dict(files))
+        return {name: files[name] for name in held}
+
+    def table(
+        self, name: str, held: Any, shared: Mapping[str, Any], known: Mapping[str, Table | Pipeline]
+    ) -> Table | Pipeline:
+        if not name.isidentifier() or name.startswith("_") or name.lower() in RELATIONS:
             raise self.error(
                 f"table {name!r}: the name must be an identifier, and none of {', '.join(sorted(RELATIONS))}",
                 "tables",
@@ -272,7 +290,8 @@ class _Builder:
             )
         if isinstance(held, dict) and set(held) == {"steps"}:
             steps = self.steps(held["steps"], "tables", name, "steps")
-            return Pipeline(steps=steps, name=name, **shared)
+            beside = {one: table for one, table in known.items() if isinstance(table, Table)}
+            return Pipeline(steps=steps, name=name, tables=beside, **shared)
         if isinstance(held, str) or (isinstance(held, list) and all(isinstance(one, str) for one in held)):
             try:
                 return Table.find(held, self.base)
@@ -288,15 +307,13 @@ class _Builder:
         return [self.step(step, *place, number) for number, step in enumerate(held)]
 
     def step(self, held: Any, *place: str | int) -> Step:
-        if not isinstance(held, dict) or not held:
+        if not isinstance(held, dict) or not held or not all(isinstance(name, str) for name in held):
             raise self.error(
                 f"a step is a mapping such as `where: length(text) > 40`, but is {held!r}", *place
             )
         key = next((name for name in held if name in _STATEMENTS or "." in name), next(iter(held)))
         if key == "repeat":
             raise self.error("repeat is not in this version", *place)
-        if key not in _STATEMENTS and key.partition(".")[0] not in (*FOLDERS, key):
-            self.operator(key, *place)
         kind = key if key in _STATEMENTS else "operator"
         work: Operator | Statement
         if kind == "operator":

@@ -6,8 +6,10 @@ Only what `run.json` and each `stage.json` list is part of the run; files that a
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,9 +30,15 @@ _BEFORE_STATE = (".lock", ".run.json.part")
 
 VIEWS = ("rejects", "failures", "rows", "funnel", "reasons")
 RELATIONS = frozenset(
-    {*VIEWS, "dataset", "rejected_rows", "failed_rows", "stages", "steps", "metrics", "calls"}
+    {
+        *VIEWS,
+        *("dataset", "rejected_rows", "failed_rows", "stages", "steps", "metrics", "calls"),
+        *("texts", "signatures", "given", "gate"),
+    }
 )
-"""What a run shows to SQL; no named table may take one of these names."""
+"""What a run and its operators show to SQL; no named table may take one of these names."""
+
+_FOLDER = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,9 @@ class StageRecord:
         steps = tuple(StepCount(**step) for step in held["steps"])
         names = [name for name in cls.__dataclass_fields__ if name != "steps"]
         lists = {name: tuple(held[name]) for name in names if isinstance(held[name], list)}
+        for file in itertools.chain(*lists.values()):
+            if Path(file).is_absolute() or ".." in Path(file).parts:
+                raise ValueError(f"{file} is outside of the run")
         return cls(**{name: held[name] for name in names} | lists, steps=steps)
 
 
@@ -120,10 +131,15 @@ class Run:
     def claim(cls, root: Path, name: str) -> Self:
         """Open or create RUN for the recipe `name`; RunError when another recipe or process has it."""
         run = cls(root.absolute())
+        if "://" in str(root) or str(root).startswith(("s3:/", "gs:/")):
+            raise RunError(f"{root}: a run is a local directory in this version")
         run.check_free(name)
-        run.root.mkdir(parents=True, exist_ok=True)
-        # The lock dies with the process, whatever kills it; nothing is to be cleaned up.
-        run._lock = os.open(run.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            run.root.mkdir(parents=True, exist_ok=True)
+            # The lock dies with the process, whatever kills it; nothing is to be cleaned up.
+            run._lock = os.open(run.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise RunError(f"{run.root} cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -176,6 +192,14 @@ class Run:
             raise RunError(
                 f"{self.root} has format {self.state.get('format')!r}, this synthray reads {FORMAT}"
             )
+        folders = [
+            *self.state.get("stages", []),
+            *itertools.chain(*self.state.get("table_stages", {}).values()),
+        ]
+        sound = isinstance(self.state.get("name"), str) and type(self.state.get("seed", 0)) is int
+        # A run may come from somebody else: nothing it says may reach outside of its own directory.
+        if not sound or not all(isinstance(one, str) and _FOLDER.fullmatch(one) for one in folders):
+            raise RunError(f"{self.root}/run.json is damaged: name, seed or stages are not those of a run")
 
     def save(self, **changes: Any) -> None:
         """Change the run's state and write it."""
@@ -205,9 +229,15 @@ class Run:
         return path
 
     def stages(self) -> list[StageRecord]:
-        """Return the current stages in order."""
+        """Return the current stages of the recipe's steps, in order."""
         found = [self.stage(folder) for folder in self.state.get("stages", [])]
         return [record for record in found if record]
+
+    def all_stages(self) -> list[StageRecord]:
+        """Return the current stages with those of named tables that are pipelines, which come first."""
+        of_tables = [folder for folders in self.state.get("table_stages", {}).values() for folder in folders]
+        found = [self.stage(folder) for folder in of_tables]
+        return [*(record for record in found if record), *self.stages()]
 
     def paths(self, files: tuple[str, ...]) -> tuple[str, ...]:
         """Return listed files as absolute paths."""
@@ -233,7 +263,7 @@ class Run:
         files: list[str] = []
         relations: dict[str, pa.Table | Table | str] = {**self.named_tables()}
         relations |= self._row_relations(stages, files)
-        relations |= self._record_relations(stages, files)
+        relations |= self._record_relations(self.all_stages(), files)
         for name in VIEWS:
             relations[name] = shipped(f"views/{name}.sql")
         return Query(relations, seed=self.state.get("seed", 0), files=tuple(files))
@@ -255,8 +285,9 @@ class Run:
             "SELECT *, NULL::STRUCT(error VARCHAR, message VARCHAR, attempts INTEGER) AS failed, "
             "CAST(NULL AS VARCHAR) AS reject_step FROM dataset LIMIT 0"
         ]
-        by_folder = {record.folder: record for record in stages}
-        for record in stages:
+        every = self.all_stages()
+        by_folder = {record.folder: record for record in every}
+        for record in every:
             before = by_folder.get(record.before or "")
             if record.rejects and before:
                 rejected.append(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthray import cluster
 from synthray.block import Actor, Guarded, Sink, Write, cause, checked, guarded_task
 from synthray.errors import ConservationError, QueryError, RunFailed
 from synthray.metric import METRICS
 from synthray.operator import path_of
 from synthray.query import Query, identifier
 from synthray.run import Run, StageRecord, StepCount, calls_relation
+from synthray.statement import guarded
 from synthray.table import Table, quoted
 
 if TYPE_CHECKING:
@@ -89,11 +92,19 @@ class Stage:
 
     def read(self, files: tuple[str, ...], rows: int) -> Dataset:
         """Return `rows` rows in Parquet files as a dataset of about ROWS_PER_BLOCK rows a block."""
+        cluster.start()
         import ray.data
 
         blocks = self.blocks or max(1, rows // ROWS_PER_BLOCK)
         dataset = ray.data.read_parquet(list(files), override_num_blocks=blocks)
         return dataset.repartition(blocks) if self.blocks else dataset
+
+    def range(self, rows: int) -> Dataset:
+        """Return a dataset of the numbers from 0 to `rows` in the column `id`, for a source."""
+        cluster.start()
+        import ray.data
+
+        return ray.data.range(rows, override_num_blocks=self.blocks or max(1, rows // ROWS_PER_BLOCK))
 
     def map(self, dataset: Dataset, operator: Operator) -> Dataset:
         """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
@@ -148,6 +159,7 @@ class Stage:
 
     def tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return what `function` returns in a Ray task for each of `arguments`."""
+        cluster.start()
         import ray
         import ray.exceptions
 
@@ -203,15 +215,12 @@ class Stage:
 
     def state(self, statements: list[Statement]) -> StageRecord:
         """Run statements over the rows by DuckDB, out of core."""
-        import duckdb
-
-        self._step = statements[0].step
-        with self.progress.stage("+".join(one.step for one in statements), self.rows_in, calls=False):
+        self._step = "+".join(one.step for one in statements)
+        with self.progress.stage(self._step, self.rows_in, calls=False), self._told():
             try:
                 counts = self._state(statements, why=None)
             except QueryError as error:
-                kinds = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
-                if not isinstance(error.__cause__, kinds):
+                if not _is_of_a_value(error):
                     raise
                 counts = self._state(statements, why=error)
         return self._commit(tuple(counts), tuple(self._files), None)
@@ -223,17 +232,17 @@ class Stage:
         self._files, self._rejects, self._failures, self._metrics = [], [], [], []
         self.close()
         assert self.before is not None
-        query = self._connect({"r0": self.input})
+        query = self._query = self._connect({"_r0": self.input})
         counts = []
         rows = self.rows_in
         for number, statement in enumerate(statements):
             plan = self._plan(query, statement, number, guard=why is not None)
             count = self._count(query, statement, plan, rows, number, why)
-            query.view(f"r{number + 1}", plan.rows)
+            query.view(f"_r{number + 1}", plan.rows)
             counts.append(count)
             rows = count.rows_kept
         path = self.path / "rows.parquet"
-        kept = query.write(f"SELECT * FROM r{len(statements)}", path)
+        kept = query.write(f"SELECT * FROM _r{len(statements)}", path)
         self._files.append(str(path))
         self._unique(query, f"read_parquet({quoted(str(path))})")
         if kept != rows:
@@ -242,7 +251,7 @@ class Stage:
 
     def _plan(self, query: Query, statement: Statement, number: int, *, guard: bool) -> Plan:
         try:
-            plan = statement.plan(query, f"r{number}", guard=guard)
+            plan = statement.plan(query, f"_r{number}", guard=guard)
         except QueryError as error:
             raise RunFailed(f"{statement.step}: {error}") from error
         for sql, meaning in plan.forbidden.items():
@@ -260,16 +269,8 @@ class Stage:
         rejected = failed = 0
         if plan.rejects:
             rejected = self._written(query, plan.rejects, f"rejects-{number}", self._rejects)
-        if plan.failures:
-            message = quoted(str(why).partition("\n")[0])
-            kind = quoted(type(why.__cause__).__name__.removesuffix("Exception") + "Error" if why else "")
-            failed = self._written(
-                query,
-                f"SELECT * EXCLUDE (step), struct_pack(error := {kind}, message := {message}, "
-                f"attempts := 1::INTEGER) AS failed, step AS reject_step FROM ({plan.failures})",
-                f"failures-{number}",
-                self._failures,
-            )
+        if plan.failures and why:
+            failed = self._fail(query, plan.failures, statement.step, why, f"failures-{number}")
         if plan.metrics:
             self._written(query, plan.metrics, f"metrics-{number}", self._metrics)
         made, expanded = size(plan.made), size(plan.expanded)
@@ -291,6 +292,22 @@ class Stage:
             listed.append(str(path))
         return written
 
+    def _fail(self, query: Query, rows: str, step: str, why: QueryError, name: str) -> int:
+        """Write the rows whose values raise an error as failed rows."""
+        message = quoted(str(why).partition("\n")[0])
+        kind = quoted(type(why.__cause__).__name__.removesuffix("Exception") + "Error")
+        failed = f"struct_pack(error := {kind}, message := {message}, attempts := 1::INTEGER)"
+        sql = f"SELECT *, {failed} AS failed, {quoted(step)} AS reject_step FROM ({rows})"
+        return self._written(query, sql, name, self._failures)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say of SQL that fails at work, not when it was checked, which step it is of."""
+        try:
+            yield
+        except QueryError as error:
+            raise RunFailed(f"{self._step}: {error}") from error
+
     # Operators.
 
     def _rows_of(self, operator: Operator) -> int:
@@ -299,12 +316,23 @@ class Stage:
         return int(getattr(operator, "rows", 0) or 0) if operator.makes() == "rows" else self.rows_in
 
     def _select(self, when: str) -> None:
+        with self._told():
+            try:
+                self._pick(when, "rows")
+            except QueryError as error:
+                if not _is_of_a_value(error):
+                    raise
+                failures, others = guarded(self.query, "rows", [when])
+                self._fail(self.query, failures, self._step, error, "failures-when")
+                self._pick(when, others)
+        self.close()
+
+    def _pick(self, when: str, source: str) -> None:
         passed, selected = self.path / "passed.parquet", self.path / "selected.parquet"
-        verdict = f"(SELECT *, ({when}) AS _when FROM rows)"
+        verdict = f"(WITH rows AS (SELECT * FROM {source}) SELECT *, ({when}) AS _when FROM rows)"
         self.query.write(f"SELECT * EXCLUDE (_when) FROM {verdict} WHERE _when", selected)
         if self.query.write(f"SELECT * EXCLUDE (_when) FROM {verdict} WHERE _when IS NOT TRUE", passed):
-            self._files.append(str(passed))
-        self.close()
+            self._files = [str(passed)]
         self._selected = Table((str(selected),), "parquet")
 
     def _collect(self, dataset: Dataset) -> None:
@@ -324,12 +352,13 @@ class Stage:
 
     def _account(self, operator: Operator) -> StageRecord:
         """Find out, by the ids before and after, what became of every row."""
-        if not self._files:
+        if not any(Path(file).name.startswith("rows") for file in self._files):
             import pyarrow.parquet as pq
 
+            # Rows that `when` let pass lack the operator's columns: the schema must stand somewhere.
             pq.write_table(self.schema.empty_table(), self.path / "rows.parquet")
             self._files.append(str(self.path / "rows.parquet"))
-        with self._connect(self._after(operator)) as query:
+        with self.over(self._after(operator), self.path) as query:
             self._unique(query, "kept_rows")
             count = self._operator_count(query, operator)
         return self._commit((count,), tuple(self._files), operator)
@@ -452,3 +481,11 @@ class Stage:
         if self._query is not None:
             self._query.close()
             self._query = None
+
+
+def _is_of_a_value(error: QueryError) -> bool:
+    """Say whether a value made SQL fail, such as a cast of it, and not the statement."""
+    import duckdb
+
+    kinds = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
+    return isinstance(error.__cause__, kinds)

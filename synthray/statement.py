@@ -87,7 +87,7 @@ class Where(Statement):
 
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:
         """Compute the verdict as a column, so that windows see the rejected rows too."""
-        failures, source = _guarded(query, before, [self.predicate], self.step) if guard else (None, before)
+        failures, source = guarded(query, before, [self.predicate]) if guard else (None, before)
         verdicts = f"(SELECT *, ({self.predicate}) AS _verdict FROM rows)"
         reason = quoted(self.reason or self.predicate)
         return Plan(
@@ -120,7 +120,7 @@ class Derive(Statement):
         if taken:
             raise QueryError(f"cannot derive {', '.join(taken)}: the name is reserved for lineage")
         known = query.schema("SELECT * FROM rows").names
-        _one_case(known, self.columns)
+        one_case(known, self.columns)
         when = query.expression(self.when) if self.when else None
         settled = {}
         for name, sql in self.columns.items():
@@ -136,7 +136,7 @@ class Derive(Statement):
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:
         """Replace what is there, append what is new."""
         expressions = list(self.columns.values())
-        failures, source = _guarded(query, before, expressions, self.step) if guard else (None, before)
+        failures, source = guarded(query, before, expressions) if guard else (None, before)
         known = query.schema(f"SELECT * FROM {before}").names
         old = [f"({sql}) AS {identifier(name)}" for name, sql in self.columns.items() if name in known]
         new = [f"({sql}) AS {identifier(name)}" for name, sql in self.columns.items() if name not in known]
@@ -212,6 +212,7 @@ class Select(Statement):
         return f"SELECT {quoted(self.step)} AS step, {', '.join(parts)} FROM ({answer})"
 
     def _table(self, before: str, answer: str, columns: list[str]) -> Plan:
+        refuse_reserved(set(columns) - {"parents"})
         made = content_ids(answer, columns, self.step)
         if "parents" not in columns:
             return Plan(rows=made, made=made, expanded=f"SELECT row_id FROM {before}")
@@ -242,6 +243,7 @@ class Union(Statement):
             raise QueryError("a union takes no `when`")
         ours = query.schema("SELECT * FROM rows")
         theirs = query.schema(f"SELECT * FROM {identifier(self.table)}")
+        refuse_reserved(set(theirs.names) - set(IDENTITY) - {"parents"})
         for column in theirs:
             if column.name in ours.names and column.name not in IDENTITY:
                 kind = ours.field(column.name).type
@@ -271,7 +273,14 @@ def _over(source: str, sql: str) -> str:
     return f"WITH rows AS (SELECT * FROM {source}) {sql}"
 
 
-def _one_case(known: list[str], columns: Iterable[str]) -> None:
+def refuse_reserved(columns: set[str]) -> None:
+    """Refuse columns whose names are kept for lineage."""
+    taken = sorted(name for name in columns if name.lower() in RESERVED)
+    if taken:
+        raise QueryError(f"the columns {', '.join(taken)} are reserved for lineage; rename them")
+
+
+def one_case(known: list[str], columns: Iterable[str]) -> None:
     """Refuse a name that differs from another in case alone: to SQL they are one."""
     seen = {name.lower(): name for name in known}
     for name in columns:
@@ -280,11 +289,11 @@ def _one_case(known: list[str], columns: Iterable[str]) -> None:
             raise QueryError(f"column {name!r} differs from {other!r} in case alone; use one of them")
 
 
-def _guarded(query: Query, before: str, expressions: list[str], step: str) -> tuple[str, str]:
+def guarded(query: Query, before: str, expressions: list[str]) -> tuple[str, str]:
     """Return the SQL of the rows whose expressions raise, and the relation of the others."""
     # TRY turns an error into null, and IS NULL tells it from a null that is the value.
     raises = " OR ".join(f"TRY(({sql}) IS NULL) IS NULL" for sql in expressions)
-    failures = f"SELECT *, {quoted(step)} AS step FROM {before} WHERE {raises}"
+    failures = f"SELECT * FROM {before} WHERE {raises}"
     try:
         query.schema(failures)
     except QueryError:

@@ -18,7 +18,9 @@ import ray.cloudpickle
 
 from synthray.errors import GateRefused, InputError, ModelError, RecipeError, TooManyFailed
 from synthray.generate.prompt import Prompt
+from synthray.lineage import ordered
 from synthray.model.fake import Fake
+from synthray.model.language import Request, call_key
 from synthray.pipeline import Pipeline, Step, stages
 from synthray.run import Run
 from synthray.source.conditions import Conditions
@@ -302,6 +304,7 @@ def test_a_table_may_be_a_pipeline_of_its_own(small: Small, tmp_path: Path) -> N
 SLOW = """
 import sys, time
 from synthray.model.fake import Fake
+from synthray.model.language import Request, call_key
 from synthray.recipe import load
 from dataclasses import replace
 import slow_script
@@ -353,3 +356,108 @@ def test_a_killed_run_goes_on_and_sends_no_answered_call_again(
     keys = run.sql("SELECT count(*) AS n, count(DISTINCT key) AS kinds FROM calls").to_pylist()[0]
     assert keys == {"n": 40, "kinds": 40}, "an answered call was sent again, or one was lost"
     assert len(ids(run)) == 40
+
+
+# What a review found: each was wrong once.
+
+
+@pytest.mark.ray
+@with_ray
+def test_the_dataset_is_always_that_of_the_last_run(small: Small, tmp_path: Path) -> None:
+    """RUN/dataset is one place for every export: going back to a recipe must bring its dataset back."""
+    import pyarrow.parquet as pq
+
+    def rows() -> int:
+        return sum(len(pq.read_table(path)) for path in (tmp_path / "run" / "dataset" / "data").iterdir())
+
+    small().run(tmp_path / "run", quiet=True)
+    before = rows()
+    small(rows=4).run(tmp_path / "run", quiet=True)
+    assert rows() < before
+    run = small().run(tmp_path / "run", quiet=True)
+    assert rows() == before == len(ids(run, "dataset"))
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_table_of_its_own_shares_no_row_id_and_no_draw_with_the_recipe(
+    small: Small, tmp_path: Path
+) -> None:
+    same = "source.conditions: {rows: 12, columns: {label: task.labels, number: {range: [1, 9]}}}"
+    ask = 'generate.prompt: {template: "{{ label }} {{ number }}", writes: text}'
+    tables = f"tables:\n  more: {{steps: [{{{same}}}, {{{ask}}}, {{where: length(text) > 10}}]}}\nsteps:"
+    union = "  - union: more\n  - evaluate.diversity"
+    run = small(**{"steps:": tables, "  - evaluate.diversity": union}).run(tmp_path / "run", quiet=True)
+    assert run.state["calls_made"] == 24
+    names = run.sql("SELECT DISTINCT step FROM steps")["step"].to_pylist()
+    assert {"conditions", "more_conditions", "more_prompt", "union"} <= set(names)
+    reasons = run.sql("SELECT DISTINCT reject_step FROM rejects")["reject_step"].to_pylist()
+    assert "more_where" in reasons, "rows that a table's own steps reject are rows of the run too"
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_table_that_only_a_when_reads_is_in_the_fingerprint(
+    small: Small, write: Write, tmp_path: Path
+) -> None:
+    tables = {"steps:": "tables: {Picked: picked.jsonl}\nsteps:"}
+    when = {
+        "  - evaluate.diversity": "  - curate.near_duplicate: {text: text}\n"
+        "    when: number IN (SELECT n FROM picked)\n  - evaluate.diversity"
+    }
+    write('{"n": 1}\n', "picked.jsonl")
+    before = small(**tables, **when).run(tmp_path / "run", quiet=True).state["stages"]
+    write('{"n": 2}\n', "picked.jsonl")
+    after = small(**tables, **when).run(tmp_path / "run", quiet=True).state["stages"]
+    assert before[2] == after[2]
+    assert before[3] != after[3]
+
+
+def test_the_order_of_settings_is_in_the_fingerprint(small: Small) -> None:
+    one = small()
+    turned = small(**{"{a: first, b: second}": "{b: second, a: first}"})
+    shown = [ordered(vars(pipeline.task)) for pipeline in (one, turned)]
+    assert shown[0] != shown[1]
+    answer = {"type": "object", "properties": {"why": {}, "label": {}}}
+    other = {"type": "object", "properties": {"label": {}, "why": {}}}
+    request = Request(messages=({"role": "user", "content": "x"},), schema=answer)
+    assert call_key({}, request, None) != call_key({}, replace(request, schema=other), None)
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_when_that_picks_no_row_leaves_the_columns(small: Small, tmp_path: Path) -> None:
+    steps = (
+        "  - generate.prompt: {template: '{{ text }}', writes: more}\n    as: again\n    when: number > 99\n"
+        "  - where: more IS NULL\n    reason: more\n  - evaluate.diversity"
+    )
+    run = small(**{"  - evaluate.diversity": steps}).run(tmp_path / "run", quiet=True)
+    assert run.state["calls_made"] == 12
+    assert run.sql("SELECT count(more) AS n FROM dataset").to_pylist() == [{"n": 0}]
+
+
+@pytest.mark.ray
+@with_ray
+def test_a_when_whose_cast_fails_fails_the_row_alone(small: Small, tmp_path: Path) -> None:
+    steps = (
+        "  - curate.near_duplicate: {text: text}\n"
+        "    when: CAST(CASE WHEN label = 'a' THEN 'x' ELSE '1' END AS INTEGER) = 1\n  - evaluate.diversity"
+    )
+    run = small("max_failed=1.0", **{"  - evaluate.diversity": steps}).run(tmp_path / "run", quiet=True)
+    failed = run.sql("SELECT DISTINCT step, error FROM failures").to_pylist()
+    assert failed == [{"step": "near_duplicate", "error": "ConversionError"}]
+    assert run.sql("SELECT DISTINCT label FROM dataset").to_pylist() == [{"label": "b"}]
+
+
+def test_a_run_of_somebody_else_reaches_nothing_outside_of_it(tmp_path: Path) -> None:
+    target = tmp_path / "written.csv"
+    for bad in (
+        {"seed": f"0'))::BIGINT; COPY (SELECT 1) TO '{target}'; --"},
+        {"stages": ["../../elsewhere"]},
+        {"name": ["x"]},
+    ):
+        state = {"format": 1, "name": "x", "seed": 1, "stages": [], **bad}
+        (tmp_path / "run.json").write_text(json.dumps(state))
+        with pytest.raises(InputError, match="damaged"):
+            Run.read(tmp_path).sql("SELECT 1")
+    assert not target.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from annotated_types import Ge, Le
 
 from synthray.errors import RunFailed
 from synthray.lineage import uniform
+from synthray.model import STUDENT
 from synthray.operator import Operator
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ class LabelIssue(Operator):
     def adds(self) -> Mapping[str, pa.DataType]:
         """Return the marks."""
         return {"label_issue": pa.bool_(), "label_quality": pa.float64(), "suggested_label": pa.string()}
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the student's source: another student judges otherwise."""
+        return (STUDENT,)
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when text or label holds no text."""

@@ -7,13 +7,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 from annotated_types import Ge, Gt, Le
 
+from synthray.lineage import connected
 from synthray.operator import Operator
-from synthray.query import Query, shipped
+from synthray.query import SQL, Query, shipped
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"\w+")
 _MISSED = 0.001
+_PAIRS = "marks/near_duplicate_pairs.sql"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class NearDuplicate(Operator):
             "near_duplicate_similarity": pa.float64(),
             "near_duplicate_cluster": pa.string(),
         }
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the SQL that pairs."""
+        return (SQL / _PAIRS,)
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the column holds no text."""
@@ -97,7 +104,7 @@ class NearDuplicate(Operator):
     def marks(self, relations: Mapping[str, Any]) -> pa.Table:
         """Return row_id and the marks of all rows that are in a pair at or above the threshold."""
         with Query(relations) as query:
-            sql = shipped("marks/near_duplicate_pairs.sql")
+            sql = shipped(_PAIRS)
             pairs = query.rows(f"SELECT * FROM ({sql}) WHERE similarity >= {self.threshold!r}")
         return _decide(pairs)
 
@@ -125,19 +132,10 @@ def band_width(threshold: float, permutations: int) -> int:
 def _decide(pairs: list[tuple[str, str, float]]) -> pa.Table:
     """Keep rows greedily in the order of row_id; name for each other row the nearest kept one."""
     partners: dict[str, list[tuple[str, float]]] = {}
-    root: dict[str, str] = {}
-
-    def find(row: str) -> str:
-        while root.setdefault(row, row) != row:
-            root[row] = root[root[row]]
-            row = root[row]
-        return row
-
     for one, other, similarity in pairs:
         partners.setdefault(one, []).append((other, similarity))
         partners.setdefault(other, []).append((one, similarity))
-        low, high = sorted((find(one), find(other)))
-        root[high] = low
+    find = connected((one, other) for one, other, _ in pairs)
     marks: dict[str, tuple[str | None, float | None]] = {}
     for row in sorted(partners):
         kept = [(s, o) for o, s in partners[row] if o < row and marks[o][0] is None]

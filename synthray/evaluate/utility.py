@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -11,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from synthray.errors import InputError, near
 from synthray.lineage import uniform
 from synthray.metric import measurements
+from synthray.model import STUDENT
 from synthray.operator import Measure
 from synthray.query import Query, identifier
 
@@ -45,6 +47,10 @@ class Utility(Measure):
     def table_names(self) -> tuple[str, ...]:
         """The test table."""
         return (self.test,)
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the student's source: another student judges otherwise."""
+        return (STUDENT,)
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the test table lacks text or label."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from synthray.errors import InputError
-from synthray.lineage import uniform
+from synthray.lineage import connected, uniform
 from synthray.operator import Makes, Operator
 from synthray.query import identifier
 
@@ -56,7 +57,7 @@ class Parquet(Operator):
     def apply(self, dataset: object, stage: Stage) -> None:
         """Write beside the old dataset, then put the new one in its place."""
         part, final = stage.run.root / ".dataset.part", stage.run.root / "dataset"
-        shutil.rmtree(part, ignore_errors=True)
+        _remove(part)
         (part / "data").mkdir(parents=True)
         names = stage.query.schema("SELECT * FROM rows").names
         splits = self._assign(stage, names)
@@ -70,11 +71,13 @@ class Parquet(Operator):
                 sizes[name] = query.write(sql, part / "data" / f"{name}-00000-of-00001.parquet")
         (part / "README.md").write_text(_card(stage, sizes), encoding="utf-8")
         old = stage.run.root / ".dataset.old"
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+        # Between the two renames a crash leaves a dataset that is nobody's: the next run exports again.
+        stage.run.save(dataset=None)
         if final.exists():
             final.rename(old)
         part.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         stage.exported([path for path in sorted(final.rglob("*")) if path.is_file()])
 
     def _assign(self, stage: Stage, names: list[str]) -> pa.Table:
@@ -82,10 +85,11 @@ class Parquet(Operator):
         import pyarrow as pa
 
         label = self.label or ("label" if "label" in names else None)
-        keys = [identifier(name) for name in _GROUPS if name in names]
+        keys = [identifier(name) for name in names if name.endswith(_GROUPS)]
+        lists = "list_concat([{0}], parents)" if "parents" in names else "[{0}]"
         value = f"CAST({identifier(label)} AS VARCHAR)" if label else "''"
         rows = stage.query.rows(
-            f"SELECT row_id, coalesce({value}, ''), [{', '.join(keys)}] FROM rows ORDER BY row_id"
+            f"SELECT row_id, coalesce({value}, ''), {lists.format(', '.join(keys))} FROM rows ORDER BY row_id"
         )
         roots = _roots(rows, _parents(stage))
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -101,6 +105,14 @@ class Parquet(Operator):
         )
 
 
+def _remove(path: Path) -> None:
+    """Remove a folder of ours; never what a link put in its place points at."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def _parents(stage: Stage) -> list[tuple[str, str]]:
     """Return who descends from whom, over all stages; an expanded parent is no row of the dataset."""
     relations = {
@@ -108,23 +120,15 @@ def _parents(stage: Stage) -> list[tuple[str, str]]:
     }
     parts = [f"SELECT row_id, parent_id FROM {name} WHERE parent_id IS NOT NULL" for name in relations]
     with stage.over(relations) as query:
+        folding = [name for name in relations if "parents" in query.schema(f"SELECT * FROM {name}").names]
+        parts += [f"SELECT row_id, unnest(parents) AS parent_id FROM {name}" for name in folding]
         return query.rows(f"SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)})")
 
 
 def _roots(rows: list[tuple[Any, ...]], parents: list[tuple[str, str]]) -> dict[str, str]:
     """Return for each row the name of all that it is tied to by descent, cluster or document."""
-    root: dict[str, str] = {}
-
-    def find(one: str) -> str:
-        while root.setdefault(one, one) != one:
-            root[one] = root[root[one]]
-            one = root[one]
-        return one
-
-    ties = [*parents, *((row_id, str(key)) for row_id, _, keys in rows for key in keys if key is not None)]
-    for one, other in ties:
-        low, high = sorted((find(one), find(other)))
-        root[high] = low
+    keyed = ((row_id, str(key)) for row_id, _, keys in rows for key in keys if key is not None)
+    find = connected([*parents, *keyed])
     return {row[0]: find(row[0]) for row in rows}
 
 

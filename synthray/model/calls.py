@@ -126,10 +126,15 @@ class Store:
         self._at: dict[bytes, tuple[int, int]] = {}
         for number, path in enumerate(self._files):
             self._index(number, path)
-        self._journal = folder / f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:12]}.jsonl"
-        self._files.append(self._journal)
+        self._folder = folder
         self._end = 0
         self._out: int | None = None
+
+    def _open_journal(self) -> None:
+        name = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:12]}.jsonl"
+        self._files.append(self._folder / name)
+        self._out = os.open(self._files[-1], os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        self._end = 0
 
     def _index(self, number: int, path: Path) -> None:
         offset = 0
@@ -146,7 +151,14 @@ class Store:
             return None
         with self._files[at[0]].open("rb") as lines:
             lines.seek(at[1])
-            record = json.loads(lines.readline())
+            try:
+                record = json.loads(lines.readline())
+                sound = record["key"] == key
+            except (ValueError, KeyError, TypeError):
+                sound = False
+        if not sound:  # a line that a full disk tore: as good as never answered
+            del self._at[key.encode()]
+            return None
         return Response(
             text=record["response"],
             finish_reason=record["finish_reason"],
@@ -160,11 +172,17 @@ class Store:
         rest = canonical({name: value for name, value in record.items() if name != "key"})
         line = f'{{"key":"{key}",{rest[1:]}\n'.encode()
         if self._out is None:
-            flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY
-            self._out = os.open(self._journal, flags, 0o644)
+            self._open_journal()
+        assert self._out is not None
         view = memoryview(line)
-        while view:
-            view = view[os.write(self._out, view) :]
+        try:
+            while view:
+                view = view[os.write(self._out, view) :]
+        except OSError:
+            # Half a line may stand there now; nothing more goes behind it.
+            os.close(self._out)
+            self._out = None
+            raise
         self._at[key.encode()] = (len(self._files) - 1, self._end)
         self._end += len(line)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
-from synthray.lineage import digest
+from synthray.lineage import digest, ordered
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,6 @@ def call_key(identity: Mapping[str, Any], request: Request, draw: tuple[str, str
 
     `draw` is (row_id, step name, ordinal): 100 equal prompts at temperature above 0 are 100 draws.
     """
-    return digest("call", identity, request.content(), draw)
+    # The order of a schema's properties is the order in which the model writes them.
+    order = [ordered(request.schema)] if request.schema else []
+    return digest("call", identity, request.content(), draw, *order)

@@ -89,10 +89,7 @@ class Conditions(Operator):
 
     def apply(self, dataset: Dataset | None, stage: Stage) -> Dataset:
         """Draw in parallel; each row needs only its index."""
-        import ray.data
-
-        blocks = stage.blocks or max(1, self.rows // 10_000)
-        return stage.map(ray.data.range(self.rows, override_num_blocks=blocks), self)
+        return stage.map(stage.range(self.rows), self)
 
     def _providers(self) -> dict[str, Provider]:
         return _providers(self)
