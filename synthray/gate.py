@@ -7,7 +7,7 @@ A condition is SQL over `step.metric.field` (field: value, ci_low, ci_high, n), 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,11 @@ class Check:
     found: str
 
 
-def check_conditions(conditions: Iterable[str], steps: Iterable[str]) -> None:
-    """Raise a RecipeError when a condition is no SQL, or names a step that measures nothing."""
-    steps = list(steps)
+def check_conditions(conditions: Iterable[str], steps: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise a RecipeError when a condition is no SQL, or names what no step measures.
+
+    `steps` maps the steps that measure to their metrics; empty where only the run can tell.
+    """
     with Query({}) as query:
         for condition in conditions:
             try:
@@ -49,6 +51,11 @@ def check_conditions(conditions: Iterable[str], steps: Iterable[str]) -> None:
                 if reference[0] not in steps:
                     raise RecipeError(
                         f"gate: no step {reference[0]!r} measures anything{near(reference[0], steps)}"
+                    )
+                known = steps[reference[0]]
+                if known and reference[1] not in known:
+                    raise RecipeError(
+                        f"gate: {reference[0]} measures no {reference[1]!r}{near(reference[1], known)}"
                     )
             _check_verdict(condition, references)
 

@@ -152,6 +152,10 @@ class Measure(Operator):
         """Leave the rows as they are."""
         return "nothing"
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured, so that a gate's misspelt one is found before the run."""
+        return ()
+
     def measure(self, query: Query) -> pa.Table:
         """Return measurements of the relation `rows`: see `synthray.metric`."""
         raise TypeError(f"{type(self).__name__} defines no measure")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -13,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray.errors import GateRefused, InputError, RecipeError, SynthrayError, TooManyFailed, near
+from synthray.fingerprint import operator_parts, statement_parts
 from synthray.gate import Check, check_conditions, decide
-from synthray.lineage import digest, ordered
-from synthray.operator import Context, Operator
+from synthray.lineage import digest
+from synthray.operator import Context, Measure, Operator
 from synthray.progress import Progress
 from synthray.query import Query
 from synthray.run import FORMAT, Run, StageRecord, versions
@@ -160,7 +158,8 @@ class Pipeline:
             raise RecipeError(f"{self.name}: there are no steps")
         if not 0 <= self.max_failed <= 1:
             raise RecipeError(f"max_failed must be from 0 to 1, but is {self.max_failed}")
-        check_conditions(self.gate, [one.name for one in checked if _measures(one.step.work)])
+        measuring = [one for one in checked if _measures(one.step.work)]
+        check_conditions(self.gate, {one.name: _metrics(one.step.work) for one in measuring})
         self._check_order(checked)
         return checked
 
@@ -405,35 +404,16 @@ class _Work:
         return replace(operator, context=context)
 
     def _fingerprint(self, group: list[Checked], before: str) -> str:
-        return digest(before, [self._parts(one) for one in group])
-
-    def _parts(self, one: Checked) -> list[Any]:
-        work, name = one.step.work, one.name
-        if isinstance(work, Statement):
-            with Query({}) as query:
-                named = {table for sql in work.sql() for table in query.named(sql)}
-            return [repr(work), self._digests(named), self.pipeline.seed]
-        context = work.context
-        gate = (list(self.pipeline.gate), self.pipeline.name) if work.uses_gate else None
-        return [
-            type(work).__module__,
-            ordered(work.settings()),
-            _source_digest(type(work)),
-            [hashlib.blake2b(path.read_bytes()).hexdigest() for path in work.files()],
-            self._digests({table.lower() for table in work.table_names} | self._named(one.step.when)),
-            context.language.identity() if work.uses_model and context.language else None,
-            ordered(vars(context.task)),
-            (name, context.prefix, context.seed, one.step.when),
-            self.run.state["retries"].get(name, 0),
-            gate,
-        ]
-
-    def _digests(self, named: set[str]) -> dict[str, str]:
-        return {table: self.digests[table] for table in sorted(named & set(self.digests))}
-
-    def _named(self, when: str | None) -> set[str]:
-        with Query({}) as query:
-            return query.named(f"SELECT ({when}) FROM rows") if when else set()
+        parts = []
+        for one in group:
+            work, when = one.step.work, one.step.when
+            if isinstance(work, Operator):
+                gate = (list(self.pipeline.gate), self.pipeline.name) if work.uses_gate else None
+                retry = self.run.state["retries"].get(one.name, 0)
+                parts.append([operator_parts(work, when, self.digests), retry, gate])
+            else:
+                parts.append([statement_parts(work, self.digests), self.pipeline.seed])
+        return digest(before, parts)
 
     def _limit_failures(self, record: StageRecord) -> None:
         for step in record.steps:
@@ -445,17 +425,6 @@ class _Work:
                     '"SELECT error, message, count(*) FROM failures GROUP BY ALL", then run again with '
                     "--retry-failed, or raise max_failed"
                 )
-
-
-def _source_digest(kind: type[Operator]) -> str:
-    """Return a digest of the file that an operator is written in, or of the class where there is none."""
-    try:
-        source = inspect.getsource(sys.modules[kind.__module__]).encode()
-    except (OSError, TypeError):
-        import ray.cloudpickle
-
-        source = ray.cloudpickle.dumps(kind)
-    return hashlib.blake2b(source).hexdigest()
 
 
 def stages(checked: Sequence[Checked]) -> list[list[Checked]]:
@@ -488,6 +457,10 @@ def _told(step: Step) -> Iterator[None]:
         yield
     except InputError as error:
         raise RecipeError(f"{where(step)}: {error}") from None
+
+
+def _metrics(work: Operator | Statement) -> tuple[str, ...]:
+    return work.metrics() if isinstance(work, Measure) else ()
 
 
 def _measures(work: Operator | Statement) -> bool:

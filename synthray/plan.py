@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from synthray.generate.prompt import Prompt
 from synthray.operator import Operator, path_of
+from synthray.pipeline import Pipeline
+from synthray.statement import Union
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from synthray.pipeline import Checked, Pipeline
+    from synthray.pipeline import Checked
     from synthray.statement import Statement
+    from synthray.table import Table as Files
 
 SAMPLES = 3
 _BYTES_PER_TOKEN = 4
@@ -24,14 +27,28 @@ def planned(pipeline: Pipeline) -> list[dict[str, Any]]:
     Rows are an upper bound (a filter may drop any number). Prompt tokens are estimated from the bytes of
     sample prompts, completion tokens are at most `max_tokens` an answer.
     """
-    lines = []
+    lines, _ = _planned(pipeline)
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    return [{name: line.get(name) for name in names} for line in lines]
+
+
+def _planned(pipeline: Pipeline) -> tuple[list[dict[str, Any]], int]:
+    """Return the lines and at most how many rows come out, tables that are pipelines first."""
+    lines: list[dict[str, Any]] = []
+    made: dict[str, int] = {}
+    for name, table in pipeline.tables.items():
+        if isinstance(table, Pipeline):
+            held, made[name] = _planned(table.of(name))
+            lines += held
+        else:
+            made[name] = _count(table)
     rows = 0
     for one in pipeline.check():
         work = one.step.work
         line: dict[str, Any] = {"step": one.name, "operator": _kind(work), "rows_at_most": rows}
         if isinstance(work, Operator):
             if work.makes() == "rows":
-                rows = line["rows_at_most"] = _source_rows(one)
+                rows = line["rows_at_most"] = _source_rows(one, made)
             if work.uses_model:
                 n = getattr(work, "n", 1)
                 line |= {
@@ -40,9 +57,10 @@ def planned(pipeline: Pipeline) -> list[dict[str, Any]]:
                     "completion_tokens_at_most": rows * n * getattr(work, "max_tokens", 0),
                 }
                 rows *= n
+        elif isinstance(work, Union):
+            rows += made[work.table]
         lines.append(line)
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    return [{name: line.get(name) for name in names} for line in lines]
+    return lines, rows
 
 
 def samples(pipeline: Pipeline) -> list[dict[str, str]]:
@@ -89,11 +107,20 @@ def _first_rows(source: Checked) -> list[dict[str, Any]]:
     return []
 
 
-def _source_rows(source: Checked) -> int:
+def _count(table: Files) -> int:
+    from synthray.query import Query
+
+    with Query({"given": table}) as query:
+        return int(query.value("SELECT count(*) FROM given"))
+
+
+def _source_rows(source: Checked, made: Mapping[str, int]) -> int:
     from synthray.query import Query
     from synthray.source.table import Table
 
     work = source.step.work
+    if isinstance(work, Table) and work.table in made:
+        return min(work.rows or made[work.table], made[work.table])
     if isinstance(work, Table):
         with Query({"given": work.given()}) as query:
             return int(query.value(f"SELECT count(*) FROM ({work.sql(query)})"))

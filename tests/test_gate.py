@@ -105,7 +105,7 @@ def test_no_condition_is_no_verdict() -> None:
     ],
 )
 def test_conditions_over_steps_that_measure_are_taken(condition: str) -> None:
-    check_conditions([condition], ["utility", "diversity"])
+    check_conditions([condition], dict.fromkeys(["utility", "diversity"], ()))
 
 
 @pytest.mark.parametrize(
@@ -127,5 +127,7 @@ def test_conditions_over_steps_that_measure_are_taken(condition: str) -> None:
 )
 def test_a_condition_that_cannot_be_decided_is_found_before_the_run(condition: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
-        check_conditions(["utility.accuracy.value > 0", condition], ["utility", "diversity"])
+        check_conditions(
+            ["utility.accuracy.value > 0", condition], dict.fromkeys(["utility", "diversity"], ())
+        )
     assert str(caught.value).startswith("gate: ")

@@ -54,3 +54,15 @@ def test_a_plan_writes_nothing(small: Small, tmp_path: Path) -> None:
     planned(pipeline)
     samples(pipeline)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_calls_of_a_table_of_its_own_are_in_the_plan(small: Small) -> None:
+    inner = "[{source.conditions: {rows: 5, columns: {w: [x]}}}, {generate.prompt: {template: '{{ w }}', writes: text}}]"
+    tables = f"tables:\n  more: {{steps: {inner}}}\nsteps:"
+    union = "  - union: more\n  - evaluate.diversity"
+    lines = planned(small(**{"steps:": tables, "  - evaluate.diversity": union}))
+    assert {line["step"]: line["calls"] for line in lines if line["calls"]} == {
+        "more_prompt": 5,
+        "prompt": 12,
+    }
+    assert lines[-1]["rows_at_most"] == 17

@@ -44,6 +44,11 @@ class Diversity(Measure):
         """Raise an InputError when the column holds no text."""
         self.require_text(before, self.text)
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured."""
+        grams = tuple(f"distinct_{n}" for n in (1, 2, 3))
+        return (*grams, "vocabulary", "duplicates", "mean_words", "self_bleu")
+
     def files(self) -> tuple[Path, ...]:
         """Return the SQL that measures."""
         return (SQL / _SQL,)

@@ -48,6 +48,10 @@ class Utility(Measure):
         """The test table."""
         return (self.test,)
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured, slices left out."""
+        return ("accuracy", "macro_f1", "majority", "train_rows")
+
     def files(self) -> tuple[Path, ...]:
         """Return the student's source: another student judges otherwise."""
         return (STUDENT,)

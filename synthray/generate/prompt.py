@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from synthray.lineage import FAILED, RESERVED, child_id, uniform
 from synthray.model.calls import Calls, opened
 from synthray.model.language import Request
 from synthray.operator import Makes, Operator
+from synthray.task import Task
 
 if TYPE_CHECKING:
     import jinja2
@@ -29,6 +30,7 @@ _TYPES: dict[str, pa.DataType] = {
     "boolean": pa.bool_(),
 }
 _EXCERPT = 300
+_TASK = tuple(item.name for item in fields(Task))
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Prompt(Operator):
             if name in RESERVED:
                 raise InputError(f"cannot write {name!r}: the name is reserved for lineage")
         self._check_schema()
+        for name in sorted(_task_parts(self.template) | _task_parts(self.system or "")):
+            if name not in _TASK:
+                raise InputError(f"the template's task.{name} does not exist{near(name, _TASK)}")
         for name in _variables(self.template) & {"labels", "guideline"} - set(before.names):
             raise InputError(f"the template's {name!r} must be written task.{name}")
 
@@ -267,6 +272,17 @@ def _variables(template: str) -> frozenset[str]:
                     f"{node.name!r}{near(node.name, known)}"
                 )
     return frozenset(meta.find_undeclared_variables(tree))
+
+
+@functools.lru_cache(maxsize=64)
+def _task_parts(template: str) -> frozenset[str]:
+    """Return what a template reads of the task."""
+    from jinja2 import nodes
+
+    found = _environment().parse(template).find_all(nodes.Getattr)
+    return frozenset(
+        one.attr for one in found if isinstance(one.node, nodes.Name) and one.node.name == "task"
+    )
 
 
 def _rendered(template: str, row: Mapping[str, Any], task: Any) -> str:

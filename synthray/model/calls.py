@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from synthray.errors import ModelError
 from synthray.lineage import canonical
-from synthray.model.language import Language, Request, Response, call_key
+from synthray.model.language import Complete, Language, Request, Response, call_key
 
 T = TypeVar("T")
 
@@ -49,7 +49,8 @@ class Calls:
         self.identity = language.identity()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="calls").start()
-        self._complete = self.run(_opened(language))
+        self._language = language
+        self._complete: Complete | None = None
         self._slots = asyncio.Semaphore(language.in_flight)
         self._asked: dict[str, asyncio.Future[Response]] = {}
         self.fatal: ModelError | None = None
@@ -90,7 +91,10 @@ class Calls:
                 raise self.fatal  # every call would meet it: none is sent after the first
             started = time.time()
             try:
-                response: Response = await self._complete(request)
+                if self._complete is None:
+                    # Not before: a run whose answers are all kept needs no model.
+                    self._complete = self._language.open()
+                response = await self._complete(request)
             except ModelError as error:
                 if error.fatal:
                     self.fatal = error
@@ -111,10 +115,6 @@ class Calls:
             }
             self._store.keep(key, record)
         return response
-
-
-async def _opened(language: Language) -> Any:
-    return language.open()
 
 
 class Store:
