@@ -378,7 +378,6 @@ class _Work:
             folder=folder,
             fingerprint=fingerprint,
             before=before,
-            before_schema=group[0].before,
             schema=group[-1].after,
             tables=self.tables,
             seed=self.pipeline.seed,

@@ -45,7 +45,6 @@ class Stage:
     folder: str
     fingerprint: str
     before: StageRecord | None
-    before_schema: pa.Schema
     schema: pa.Schema
     tables: Mapping[str, Table]
     seed: int

@@ -60,11 +60,11 @@ class Conditions(Operator):
         for name in self.columns:
             if name in RESERVED:
                 raise InputError(f"column {name!r} is reserved for lineage; choose another name")
-        self._providers()
+        _ = self._providers  # an InputError names the column
 
     def adds(self) -> Mapping[str, pa.DataType]:
         """Return the columns, of the type that their values have."""
-        return {name: provider.kind for name, provider in self._providers().items()}
+        return {name: provider.kind for name, provider in self._providers.items()}
 
     def schema(self, before: pa.Schema) -> pa.Schema:
         """Return identity and condition columns."""
@@ -74,7 +74,7 @@ class Conditions(Operator):
         """Return the condition rows with the indices in the column `id`."""
         indices = table["id"].to_pylist()
         drawn: dict[str, list[Any]] = {name: [] for name in self.columns}
-        providers = self._providers()
+        providers = self._providers
         for index in indices:
             values: dict[str, Any] = {}
             cycles: dict[str, int | None] = {}
@@ -91,8 +91,15 @@ class Conditions(Operator):
         """Draw in parallel; each row needs only its index."""
         return stage.map(stage.range(self.rows), self)
 
+    @functools.cached_property
     def _providers(self) -> dict[str, Provider]:
-        return _providers(self)
+        providers: dict[str, Provider] = {}
+        for name, spec in self.columns.items():
+            try:
+                providers[name] = _provider(self, name, spec, providers)
+            except InputError as error:
+                raise InputError(f"columns.{name}: {error}") from None
+        return providers
 
 
 @dataclass(frozen=True)
@@ -136,23 +143,6 @@ class Provider:
 @functools.lru_cache(maxsize=4096)
 def _shuffled(salt: tuple[str, int], name: str, key: Any, cycle: int, size: int) -> list[int]:
     return sorted(range(size), key=lambda place: digest(salt, name, key, cycle, place))
-
-
-_PROVIDERS: list[tuple[Conditions, Any, dict[str, Provider]]] = []
-
-
-def _providers(operator: Conditions) -> dict[str, Provider]:
-    for known, context, held in _PROVIDERS:
-        if known is operator and context is operator.context:
-            return held
-    providers: dict[str, Provider] = {}
-    for name, spec in operator.columns.items():
-        try:
-            providers[name] = _provider(operator, name, spec, providers)
-        except InputError as error:
-            raise InputError(f"columns.{name}: {error}") from None
-    _PROVIDERS[:] = [*_PROVIDERS[-7:], (operator, operator.context, providers)]
-    return providers
 
 
 def _provider(operator: Conditions, name: str, spec: Any, earlier: Mapping[str, Provider]) -> Provider:
