@@ -18,7 +18,7 @@ from synthray.progress import Progress
 from synthray.query import Query
 from synthray.run import FORMAT, Run, StageRecord, versions
 from synthray.stage import Stage
-from synthray.statement import NOT_IN_RESULT, Select, Statement, Union, Where, one_case, read_table
+from synthray.statement import NOT_IN_RESULT, Select, Statement, Union, Where, one_case, require_table
 from synthray.table import Table
 from synthray.task import Task
 
@@ -212,7 +212,7 @@ class Pipeline:
                     f"reads the column {name!r}, which no earlier step makes{near(name, before.names)}"
                 )
         for name in operator.table_names:
-            read_table(name, self.tables)
+            require_table(name, self.tables)
         if operator.uses_model:
             if operator.context.language is None:
                 raise RecipeError("needs a model; add `model: {language: embedded}` to the recipe")
@@ -222,7 +222,7 @@ class Pipeline:
         self, step: Step, statement: Statement, schema: pa.Schema, schemas: Mapping[str, pa.Schema]
     ) -> Checked:
         if isinstance(statement, Union):
-            read_table(statement.table, self.tables)
+            require_table(statement.table, self.tables)
         with self._empty(schema, schemas) as query:
             settled = statement.settle(query)
             after = settled.schema(query)

@@ -227,9 +227,10 @@ class Stage:
     # Statements.
 
     def _state(self, statements: list[Statement], why: QueryError | None) -> list[StepCount]:
-        self.path = self.run.fresh_folder(self.folder)
-        self._files, self._rejects, self._failures, self._metrics = [], [], [], []
-        self.close()
+        if why:  # a second attempt: nothing of the first counts
+            self.path = self.run.fresh_folder(self.folder)
+            self._files, self._rejects, self._failures, self._metrics = [], [], [], []
+            self.close()
         assert self.before is not None
         query = self._query = self._connect({"_r0": self.input})
         counts = []

@@ -304,7 +304,7 @@ def guarded(query: Query, before: str, expressions: list[str]) -> tuple[str, str
     return failures, f"(SELECT * FROM {before} WHERE NOT ({raises}))"
 
 
-def read_table(name: str, tables: Mapping[str, object]) -> None:
+def require_table(name: str, tables: Mapping[str, object]) -> None:
     """Raise a RecipeError when the recipe has no table `name`."""
     if name not in tables:
         raise RecipeError(f"no table {name!r}{near(name, tables) or '; the recipe has no tables'}")

@@ -7,7 +7,7 @@ import pytest
 
 from synthray.errors import QueryError, RecipeError
 from synthray.query import Query
-from synthray.statement import Derive, Plan, Select, Statement, Union, Where, read_table
+from synthray.statement import Derive, Plan, Select, Statement, Union, Where, require_table
 
 ROWS = [
     {"row_id": "a", "grp": "x", "n": 1, "text": "1"},
@@ -388,7 +388,7 @@ def test_statements_are_chained_over_any_relation(query: Query) -> None:
 
 def test_a_table_that_the_recipe_lacks_is_named_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="no table 'topcis'; did you mean 'topics'"):
-        read_table("topcis", {"topics": 1, "test": 2})
+        require_table("topcis", {"topics": 1, "test": 2})
     with pytest.raises(RecipeError, match="the recipe has no tables"):
-        read_table("topics", {})
-    read_table("topics", {"topics": 1})
+        require_table("topics", {})
+    require_table("topics", {"topics": 1})
