@@ -47,8 +47,8 @@ def test_fine_and_failed_rows_are_written_apart(tmp_path: Path) -> None:
     fine = Fails().schema(TABLE.schema.set(2, pa.field("round", pa.int32())))
     line = Sink(tmp_path, fine)(out).to_pylist()[0]
     assert (line["rows"], line["failed"]) == (1, 2)
-    assert pq.require_table(line["file"])["text"].to_pylist() == ["xyz"]
-    failed = pq.require_table(line["failed_file"]).to_pylist()
+    assert pq.read_table(line["file"])["text"].to_pylist() == ["xyz"]
+    failed = pq.read_table(line["failed_file"]).to_pylist()
     assert [row["failed"]["error"] for row in failed] == ["Starts", "Starts"]
     assert {row["reject_step"] for row in failed} == {"operators"}
 
@@ -56,7 +56,7 @@ def test_fine_and_failed_rows_are_written_apart(tmp_path: Path) -> None:
 def test_each_block_is_a_file_of_its_own(tmp_path: Path) -> None:
     files = {Write(tmp_path)(TABLE)["file"][0].as_py() for _ in range(3)}
     assert len(files) == 3
-    assert all(pq.require_table(file).equals(TABLE) for file in files)
+    assert all(pq.read_table(file).equals(TABLE) for file in files)
 
 
 def broken(operator: Operator, table: pa.Table) -> pa.Table:

@@ -60,7 +60,7 @@ def test_every_row_is_accounted_for_and_goes_back_to_its_call(quickstart: Path) 
 
 
 def test_the_dataset_is_labelled_split_and_carries_its_card(quickstart: Path) -> None:
-    data = {path.name: pq.require_table(path) for path in (quickstart / "dataset" / "data").iterdir()}
+    data = {path.name: pq.read_table(path) for path in (quickstart / "dataset" / "data").iterdir()}
     assert set(data) == {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet"}
     train, test = data["train-00000-of-00001.parquet"], data["test-00000-of-00001.parquet"]
     assert train.column_names == ["row_id", "text", "label", "topic"]
