@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from synthray.operator import Operator
 
 
-class Actor:
-    """Holds an operator that owns a model in a process of its own."""
-
-    def __init__(self, function: Callable[[pa.Table], pa.Table]) -> None:
-        self._function = function
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Run it on a block."""
-        return self._function(table)
-
-
 class Write:
     """Write a block to a file of its own and hand on its name."""
 

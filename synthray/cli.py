@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synthray.errors import GateRefused, InputError, RunFailed, SynthrayError
+from synthray.errors import BudgetSpent, GateRefused, InputError, RunFailed, SynthrayError
 
 if TYPE_CHECKING:
     from synthray.run import Run
@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Generate, curate and evaluate synthetic data: every row has a lineage, every reject a reason.",
-    epilog="Exit codes: 0 done; 1 failed; 2 wrong input; 3 the gate refused; 130 interrupted.",
+    epilog="Exit codes: 0 done; 1 failed; 2 wrong input; 3 the gate refused; 4 budget spent; 130 stopped.",
 )
 INTERRUPTED = 130
 
@@ -172,7 +172,7 @@ def _usage(error: Exception) -> int:
 
 def _tell(error: SynthrayError) -> None:
     print(f"synthray: {_shown(error)}", file=sys.stderr)
-    if isinstance(error, RunFailed):
+    if isinstance(error, RunFailed | BudgetSpent):
         print("what was answered is kept: run the same command again to go on", file=sys.stderr)
 
 

@@ -11,7 +11,8 @@ SynthrayError
 │   ├── ConservationError     a stage's rows do not add up
 │   ├── TooManyFailed         more rows failed than `max_failed` allows
 │   └── ModelError            a model call failed; `fatal` when every other would fail too
-└── GateRefused           3   the run is whole, the evidence is not good enough
+├── GateRefused           3   the run is whole, the evidence is not good enough
+└── BudgetSpent           4   the next call could pass the budget; a raised one goes on
 ```
 A message says who, what was found, what is allowed or near, and how to cure it.
 """
@@ -64,21 +65,44 @@ class TooManyFailed(RunFailed):
 
 
 class ModelError(RunFailed):
-    """A model call failed: `kind` names how, `fatal` says that every other call would fail too."""
+    """A model call failed: `kind` names how, `fatal` says that every other call would fail too.
 
-    def __init__(self, message: str, kind: str, *, fatal: bool = False, attempts: int = 1) -> None:
+    `again` says that another attempt may do better, `after_s` how long the endpoint wants to be left alone,
+    and `billed` that the attempt may have been paid for.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        kind: str,
+        *,
+        fatal: bool = False,
+        attempts: int = 1,
+        again: bool = False,
+        after_s: float | None = None,
+        billed: bool = False,
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.fatal = fatal
         self.attempts = attempts
+        self.again = again
+        self.after_s = after_s
+        self.billed = billed
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive the way from a worker to the driver, keyword arguments included."""
-        return _model_error, (str(self), self.kind, self.fatal, self.attempts)
+        return _model_error, (str(self), self.kind, vars(self))
 
 
-def _model_error(message: str, kind: str, fatal: bool, attempts: int) -> ModelError:
-    return ModelError(message, kind, fatal=fatal, attempts=attempts)
+def _model_error(message: str, kind: str, said: dict[str, Any]) -> ModelError:
+    return ModelError(message, **{**said, "kind": kind})
+
+
+class BudgetSpent(SynthrayError):
+    """The next call could pass the budget; every answered call is kept, and a raised budget goes on."""
+
+    exit_code = 4
 
 
 class GateRefused(SynthrayError):

@@ -47,6 +47,7 @@ class Context:
     tables: Mapping[str, Table] = field(default_factory=dict)
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
     calls: str | None = None
+    limiter: str | None = None
     retry: int = 0
 
 

@@ -9,10 +9,19 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray.errors import GateRefused, InputError, RecipeError, SynthrayError, TooManyFailed, near
+from synthray.errors import (
+    BudgetSpent,
+    GateRefused,
+    InputError,
+    RecipeError,
+    SynthrayError,
+    TooManyFailed,
+    near,
+)
 from synthray.fingerprint import operator_parts, statement_parts
 from synthray.gate import Check, check_conditions, decide
 from synthray.lineage import digest
+from synthray.model.limits import Limiters
 from synthray.operator import Context, Measure, Operator
 from synthray.progress import Progress
 from synthray.query import Query
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from synthray.model.language import Language
 
 
+_STATES = {GateRefused: "refused", BudgetSpent: "budget spent"}
 _FIRST = "the first step must make rows: source.conditions or source.table"
 
 
@@ -217,6 +227,7 @@ class Pipeline:
             if operator.context.language is None:
                 raise RecipeError("needs a model; add `model: {language: embedded}` to the recipe")
             operator.context.language.check()
+            operator.context.language.check_limits()
 
     def _check_statement(
         self, step: Step, statement: Statement, schema: pa.Schema, schemas: Mapping[str, pa.Schema]
@@ -264,7 +275,7 @@ class Pipeline:
             run.save(state="interrupted", error=None)
             raise
         except SynthrayError as error:
-            state = "refused" if isinstance(error, GateRefused) else "failed"
+            state = _STATES.get(type(error), "failed")
             run.save(state=state, error=str(error))
             raise
         except BaseException as error:
@@ -332,6 +343,7 @@ class _Work:
         self.pipeline = pipeline
         self.run = run
         self.progress = progress
+        self.limiters = Limiters()
         self.tables: dict[str, Table] = {}
         self.digests: dict[str, str] = {}
 
@@ -383,6 +395,7 @@ class _Work:
             seed=self.pipeline.seed,
             blocks=self.pipeline.blocks,
             progress=self.progress,
+            limiters=self.limiters,
             task=self.pipeline.task,
             checks=checks,
         )

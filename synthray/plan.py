@@ -79,7 +79,7 @@ def _prompts(one: Checked, rows: list[dict[str, Any]]) -> list[tuple[Mapping[str
     if not isinstance(work, Prompt):
         return []
     able = [row for row in rows if set(work.reads) <= set(row)]
-    return [(row, "\n".join(message["content"] for message in work.messages(row))) for row in able]
+    return [(row, "\n".join(message["content"] for message in work.said(row).messages)) for row in able]
 
 
 def _first_rows(source: Checked) -> list[dict[str, Any]]:

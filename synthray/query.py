@@ -156,13 +156,19 @@ class Query:
         except duckdb.Error as error:
             raise _translated(error) from error
 
-    def write(self, sql: str, path: Path) -> int:
+    def write(self, sql: str, path: Path, *, group_rows: int | None = None, **metadata: str) -> int:
         """Write the answer to a Parquet file, out of core; return its number of rows."""
         import duckdb
 
+        options = ["FORMAT parquet", "COMPRESSION zstd"]
+        if group_rows:
+            options.append(f"ROW_GROUP_SIZE {group_rows}")
+        if metadata:
+            held = ", ".join(f"{name}: {quoted(value)}" for name, value in metadata.items())
+            options.append(f"KV_METADATA {{{held}}}")
         try:
             copied = self._connection.execute(
-                f"COPY ({sql}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+                f"COPY ({sql}) TO {quoted(str(path))} ({', '.join(options)})"
             ).fetchall()
         except duckdb.Error as error:
             raise _translated(error) from error

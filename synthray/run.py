@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from synthray.errors import RunError
+from synthray.model.store import calls_relation
 from synthray.query import Query, shipped
-from synthray.table import Table, quoted
+from synthray.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +78,7 @@ class StageRecord:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None
 
     @property
     def rows_kept(self) -> int:
@@ -312,7 +314,7 @@ class Run:
         metrics = [file for record in stages for file in self.paths(record.metrics)]
         files.extend(metrics)
         held = [{**asdict(record), **record.totals()} for record in stages]
-        columns = ("folder", "fingerprint", "seconds", "calls", "prompt_tokens", "completion_tokens")
+        columns = ("folder", "fingerprint", "seconds", "calls", "prompt_tokens", "completion_tokens", "cost")
         return {
             "stages": pa.Table.from_pylist(
                 [{name: row[name] for name in (*columns, *COUNTS)} for row in held]
@@ -328,38 +330,6 @@ class Run:
             "metrics": Table(tuple(metrics), "parquet").relation() if metrics else METRICS.empty_table(),
             "calls": calls_relation(self.calls, files),
         }
-
-
-_CALL_COLUMNS = {
-    "key": "VARCHAR",
-    "step": "VARCHAR",
-    "row_id": "VARCHAR",
-    "ordinal": "INTEGER",
-    "model": "JSON",
-    "request": "JSON",
-    "response": "VARCHAR",
-    "finish_reason": "VARCHAR",
-    "prompt_tokens": "BIGINT",
-    "completion_tokens": "BIGINT",
-    "attempts": "INTEGER",
-    "latency_s": "DOUBLE",
-    "at": "DOUBLE",
-}
-
-
-def calls_relation(folder: Path, files: list[str]) -> str:
-    """Return SQL that reads the kept calls; a torn last line is passed over."""
-    journals = sorted(str(path) for path in folder.glob("*.jsonl"))
-    files.extend(journals)
-    if not journals:
-        nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in _CALL_COLUMNS.items())
-        return f"SELECT {nulls} LIMIT 0"
-    listed = ", ".join(quoted(path) for path in journals)
-    columns = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in _CALL_COLUMNS.items())
-    return (
-        f"SELECT * FROM read_json([{listed}], format='newline_delimited', columns={{{columns}}}, "
-        f"ignore_errors=true, maximum_object_size={1 << 28}) WHERE key IS NOT NULL"
-    )
 
 
 def replace_file(path: Path, text: str) -> None:

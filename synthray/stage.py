@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray import cluster
-from synthray.block import Actor, Guarded, Sink, Write, cause, checked, guarded_task
+from synthray.block import Guarded, Sink, Write, cause, checked, guarded_task
 from synthray.errors import ConservationError, QueryError, RunFailed
 from synthray.metric import METRICS
+from synthray.model.store import calls_relation, compact
 from synthray.operator import path_of
+from synthray.pool import Pool
 from synthray.query import Query, identifier
-from synthray.run import Run, StageRecord, StepCount, calls_relation
+from synthray.run import Run, StageRecord, StepCount
 from synthray.statement import guarded
 from synthray.table import Table, quoted
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from synthray.gate import Check
+    from synthray.model.limits import Limiters
     from synthray.operator import Operator
     from synthray.progress import Progress
     from synthray.statement import Plan, Statement
@@ -50,6 +53,7 @@ class Stage:
     seed: int
     blocks: int | None
     progress: Progress
+    limiters: Limiters
     task: Task
     checks: tuple[Check, ...] = ()
     _query: Query | None = None
@@ -107,38 +111,21 @@ class Stage:
 
     def map(self, dataset: Dataset, operator: Operator) -> Dataset:
         """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
-        function = Guarded(functools.partial(checked, operator), self.path)
         if not operator.uses_model:
-            return self.map_batches(dataset, function)
-        import ray.data
-
-        language = operator.context.language
-        if not self.blocks:
-            # A batch as large as what is in flight, three at a time: the wire stays full between batches.
-            size = language.in_flight if language else 1
-            dataset = dataset.repartition(target_num_rows_per_block=size)
-        return dataset.map_batches(
-            Actor,
-            fn_constructor_args=(function,),
-            batch_format="pyarrow",
-            batch_size=None,
-            zero_copy_batch=True,
-            # The model waits or brings its own threads; a CPU of Ray's held here could block the readers.
-            num_cpus=0,
-            compute=ray.data.ActorPoolStrategy(
-                size=1,
-                max_concurrent_calls_per_actor=3,
-                max_tasks_in_flight_per_actor=6,
-                enable_true_multi_threading=True,
-            ),
+            return self.map_batches(dataset, Guarded(functools.partial(checked, operator), self.path))
+        pool = Pool(self.run.calls, self.limiters, self._rows, self.blocks)
+        return pool.map(
+            dataset, operator, lambda bound: Guarded(functools.partial(checked, bound), self.path)
         )
 
-    def map_batches(self, dataset: Dataset, function: Callable[[pa.Table], pa.Table]) -> Dataset:
-        """Return the dataset that `function` makes of each block."""
+    def map_batches(
+        self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], batch_rows: int | None = None
+    ) -> Dataset:
+        """Return the dataset that `function` makes of each block, or of so many rows."""
         return dataset.map_batches(
             function,
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=batch_rows,
             zero_copy_batch=True,
         )
 
@@ -198,14 +185,20 @@ class Stage:
         self._step = operator.step
         if self.before and when:
             self._select(when)
-        rows = self._rows_of(operator)
+        rows = self._rows = self._rows_of(operator)
+        if operator.uses_model:
+            self._compact()  # what a run that was killed has left
         with self.progress.stage(operator.step, rows, calls=operator.uses_model):
             if operator.makes() in ("rows", "nothing"):
                 dataset = operator.apply(None, self)
             else:
                 dataset = operator.apply(self.dataset(), self) if rows else None
             if dataset is not None:
-                self._collect(dataset)
+                self._collect(
+                    dataset, batch_rows=ROWS_PER_BLOCK if operator.uses_model and not self.blocks else None
+                )
+        if operator.uses_model:
+            self._compact()
         if operator.makes() == "nothing":
             assert self.before is not None
             count = StepCount(operator.step, path_of(operator), self.rows_in, rows_kept=self.rows_in)
@@ -335,11 +328,17 @@ class Stage:
             self._files = [str(passed)]
         self._selected = Table((str(selected),), "parquet")
 
-    def _collect(self, dataset: Dataset) -> None:
+    def _compact(self) -> None:
+        """Turn the journals of the calls into Parquet, in a process that gives its memory back."""
+        self.progress.tail.poll()  # it counts lines of journals
+        if any(self.run.calls.glob("*.jsonl")):
+            self.tasks(compact, [(self.run.calls,)])
+
+    def _collect(self, dataset: Dataset, batch_rows: int | None) -> None:
         """Write the rows as they come; the driver sees one line a block."""
         import ray.exceptions
 
-        sink = self.map_batches(dataset, Sink(self.path, self.schema))
+        sink = self.map_batches(dataset, Sink(self.path, self.schema), batch_rows)
         try:
             for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in batch.to_pylist():
@@ -454,7 +453,7 @@ class Stage:
         record.write(self.run.root)
         return record
 
-    def _spent(self, operator: Operator) -> dict[str, int]:
+    def _spent(self, operator: Operator) -> dict[str, Any]:
         """Add up what the calls of these rows took, whenever they were answered."""
         column = identifier(f"{operator.step}_call")
         files: list[str] = []
@@ -465,10 +464,11 @@ class Stage:
         with Query(relations, files=tuple(files)) as query:
             found = query.rows(
                 "SELECT count(*), coalesce(sum(prompt_tokens), 0)::BIGINT, "
-                "coalesce(sum(completion_tokens), 0)::BIGINT "
-                f"FROM (SELECT DISTINCT ON (key) * FROM calls) SEMI JOIN ({keys}) USING (key)"
+                "coalesce(sum(completion_tokens), 0)::BIGINT, sum(cost) "
+                "FROM (SELECT DISTINCT ON (key) * FROM calls WHERE error IS NULL) "
+                f"SEMI JOIN ({keys}) USING (key)"
             )[0]
-        return dict(zip(("calls", "prompt_tokens", "completion_tokens"), found, strict=True))
+        return dict(zip(("calls", "prompt_tokens", "completion_tokens", "cost"), found, strict=True))
 
     def _relative(self, files: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(os.path.relpath(self.run.root / file, self.run.root) for file in files)

@@ -5,31 +5,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pyarrow as pa
 from annotated_types import Ge, Gt, Le
 
 from synthray.errors import InputError, ModelError, near
-from synthray.lineage import FAILED, RESERVED, child_id, uniform
+from synthray.lineage import FAILED, RESERVED, child_id, ordered, uniform
+from synthray.model.answer import SHOWN, Shape
 from synthray.model.calls import Calls, opened
-from synthray.model.language import Request
+from synthray.model.language import Choice, Request
 from synthray.operator import Makes, Operator
 from synthray.task import Task
 
 if TYPE_CHECKING:
     import jinja2
 
-_TYPES: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "integer": pa.int64(),
-    "number": pa.float64(),
-    "boolean": pa.bool_(),
-}
-_EXCERPT = 300
+_LOGPROB = [("token", pa.string()), ("logprob", pa.float64())]
+_LOGPROBS = pa.list_(pa.struct([*_LOGPROB, ("top", pa.list_(pa.struct(_LOGPROB)))]))
+_BAD = ("InvalidAnswer", "NoText")
 _TASK = tuple(item.name for item in fields(Task))
 
 
@@ -38,27 +34,42 @@ class Prompt(Operator):
     """Ask the model once for each row with `template`, a Jinja text over the row's columns and `task`.
 
     `writes` names the column of the answer; or maps columns to what the model must put there: a type
-    (string, integer, number, boolean), a list of allowed values, `task.labels`, or a JSON schema of one of
-    those types. With `n` above 1 a row is replaced by its n answers, each a row with its `parent_id`. Also
-    added: `STEP_finish` ('length' when the answer was cut at `max_tokens`) and `STEP_call`, the key of the
-    kept call.
+    (string, integer, number, boolean), a list of allowed values, `task.labels`, or a JSON schema of those, of
+    arrays or of objects; in Python also a pydantic model. Such an answer is held to its schema: one that is
+    wrong is shown to the model again with what is wrong, at most `reasks` times. With `n` above 1 a row is
+    replaced by its n answers, each a row with its `parent_id`; `together` asks for them in one call. `raw`
+    sends the template as it is, without a chat around it; the answer begins with `prefill` (a template too);
+    `logprobs` adds each token's log-probability and so many alternatives as `STEP_logprobs`; `logit_bias`
+    maps token ids to what is added to their logits. `max_tokens: null` leaves the length to the endpoint.
+    Also added: `STEP_finish` ('length' when the answer was cut at `max_tokens`) and `STEP_call`, the key of
+    the kept call.
     """
 
     uses_model: ClassVar[bool] = True
 
     template: str
-    writes: str | Mapping[str, Any]
+    writes: str | Mapping[str, Any] | type
     n: Annotated[int, Ge(1), Le(10_000)] = 1
     system: str | None = None
     temperature: Annotated[float, Ge(0), Le(5)] = 1.0
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
-    max_tokens: Annotated[int, Ge(1), Le(1_000_000)] = 256
+    max_tokens: Annotated[int, Ge(1), Le(1_000_000)] | None = 256
     stop: Sequence[str] = ()
+    reasks: Annotated[int, Ge(0), Le(20)] = 2
+    together: bool = False
+    raw: bool = False
+    prefill: str = ""
+    logprobs: Annotated[int, Ge(0), Le(20)] | None = None
+    logit_bias: Mapping[str, float] | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The columns that the templates name."""
-        return tuple(sorted((_variables(self.template) | _variables(self.system or "")) - {"task"}))
+        named = [_variables(template) for template in self._templates()]
+        return tuple(sorted(frozenset().union(*named) - {"task"}))
+
+    def _templates(self) -> tuple[str, ...]:
+        return (self.template, self.system or "", self.prefill)
 
     def makes(self) -> Makes:
         """Make columns, or children when each row is asked for more than once."""
@@ -66,42 +77,44 @@ class Prompt(Operator):
 
     def adds(self) -> Mapping[str, pa.DataType]:
         """Return the written columns and the call's traces."""
-        if isinstance(self.writes, str):
-            written = {self.writes: pa.string()}
-        else:
-            written = {name: _TYPES[rule["type"]] for name, rule in self._properties().items()}
-        return {**written, f"{self.step}_finish": pa.string(), f"{self.step}_call": pa.string()}
+        written = {self.writes: pa.string()} if isinstance(self.writes, str) else self._shape().columns
+        added = {**written, f"{self.step}_finish": pa.string(), f"{self.step}_call": pa.string()}
+        if self.logprobs is not None:
+            added[f"{self.step}_logprobs"] = _LOGPROBS
+        return added
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by name; a pydantic model by its schema."""
+        settings = super().settings()
+        if isinstance(self.writes, type):
+            settings["writes"] = [self.writes.__qualname__, self._shape().schema]
+        return settings
 
     def check(self, before: pa.Schema) -> None:
-        """Raise an InputError for a name that is taken or a schema that is none."""
+        """Raise an InputError for a name that is taken, a schema that is none, or what the model has not."""
         if not self.writes:
             raise InputError("writes names no column")
         for name in self.adds():
             if name in RESERVED:
                 raise InputError(f"cannot write {name!r}: the name is reserved for lineage")
-        self._check_schema()
-        for name in sorted(_task_parts(self.template) | _task_parts(self.system or "")):
+        if not isinstance(self.writes, str):
+            self._shape().check()
+        if self.raw and self.system is not None:
+            raise InputError("raw sends the template alone; put what system says into the template")
+        for name in sorted(frozenset().union(*map(_task_parts, self._templates()))):
             if name not in _TASK:
                 raise InputError(f"the template's task.{name} does not exist{near(name, _TASK)}")
         for name in _variables(self.template) & {"labels", "guideline"} - set(before.names):
             raise InputError(f"the template's {name!r} must be written task.{name}")
-
-    def _check_schema(self) -> None:
-        import jsonschema
-
-        if isinstance(self.writes, str):
-            return
-        try:
-            jsonschema.Draft202012Validator.check_schema(self._schema())
-        except jsonschema.SchemaError as error:
-            where = ".".join(str(part) for part in list(error.absolute_path)[1:])
-            raise InputError(f"writes.{where}: no JSON schema: {error.message}") from None
+        if self.context.language is not None:
+            sample = self._request(_Said(({"role": "user", "content": ""},)), ("", self.step, 0), again=False)
+            self.context.language.check_request(sample)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Ask for every row at once; a row whose call fails gets `failed`."""
         if self.context.language is None:
             raise InputError(f"{self.step} needs a model: Context(language=...)")
-        calls = opened(self.context.language, self.context.calls)
+        calls = opened(self.context.language, self.context.calls, self.context.limiter)
         rows = table.to_pylist()
         answers = calls.run(self._all(calls, rows))
         if self.n > 1:
@@ -113,79 +126,147 @@ class Prompt(Operator):
         return table.append_column(pa.field("failed", FAILED), failed)
 
     async def _all(self, calls: Calls, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        asked = [(row, ordinal) for row in rows for ordinal in range(self.n)]
-        return list(await asyncio.gather(*(self._answer(calls, row, ordinal) for row, ordinal in asked)))
+        answers = await asyncio.gather(*(self._answers(calls, row) for row in rows), return_exceptions=True)
+        # Raised when no call is under way any more: what was answered meanwhile is kept too.
+        for one in answers:
+            if isinstance(one, BaseException):
+                raise one
+        return [answer for of_row in answers if not isinstance(of_row, BaseException) for answer in of_row]
 
-    async def _answer(self, calls: Calls, row: dict[str, Any], ordinal: int) -> dict[str, Any]:
-        """Return the columns of one answer, or why there are none."""
+    async def _answers(self, calls: Calls, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the columns of a row's n answers, or why there are none."""
+        async with calls.turns:
+            return await self._of_row(calls, row)
+
+    async def _of_row(self, calls: Calls, row: dict[str, Any]) -> list[dict[str, Any]]:
         try:
-            messages = self.messages(row)
+            said = self.said(row)
         except Exception as error:  # a filter raises what it likes on a value that it cannot take
-            return _failure("TemplateError", str(error) or type(error).__name__)
-        result = _failure("", "")
-        # A retry keeps the bad answer and draws another one, which is kept in its turn.
-        for attempt in range(self.context.retry + 1):
-            draw = ordinal + attempt * self.n
-            origin = (row["row_id"], self.step, draw)
+            return [_failure("TemplateError", str(error) or type(error).__name__)] * self.n
+        if self.n == 1:
+            return [await self._answer(calls, row, said, 0, None)]
+        first: Sequence[_Answered | None] = [None] * self.n
+        if self.together:
             try:
-                call = await calls.ask(self._request(messages, origin, again=attempt > 0), origin)
+                first = await self._together(calls, row, said)
             except ModelError as error:
                 if error.fatal:
                     raise
-                return _failure(error.kind, str(error), error.attempts)
-            traces = {f"{self.step}_finish": call.response.finish_reason, f"{self.step}_call": call.key}
-            try:
-                written = self._read(call.response.text, call.response.finish_reason)
-            except ValueError as error:
-                result = _failure("InvalidAnswer", str(error), attempt + 1)
-                result["columns"] = traces
-            else:
-                return {"columns": {**written, **traces}, "failed": None}
+                return [_failure(error.kind, str(error), error.attempts)] * self.n
+        # Every draw ends before an error of one of them is raised, for the same reason as above.
+        answers = await asyncio.gather(
+            *(self._answer(calls, row, said, place, one) for place, one in enumerate(first)),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _together(self, calls: Calls, row: Mapping[str, Any], said: _Said) -> list[_Answered]:
+        origin = (row["row_id"], self.step, 0)
+        request = replace(self._request(said, origin, again=False), n=self.n)
+        call = await calls.ask(request, origin)
+        return [_Answered(call.key, choice) for choice in call.response.choices()]
+
+    async def _answer(
+        self, calls: Calls, row: Mapping[str, Any], said: _Said, ordinal: int, first: _Answered | None
+    ) -> dict[str, Any]:
+        """Return the columns of one answer, or why there are none."""
+        result = _failure("", "")
+        # A retry keeps the bad answer and draws another one, which is kept in its turn.
+        for attempt in range(self.context.retry + 1):
+            origin = (row["row_id"], self.step, ordinal + attempt * self.n)
+            result = await self._drawn(calls, said, origin, attempt, None if attempt else first)
+            if result["failed"] is None or result["failed"]["error"] not in _BAD:
+                break
         return result
 
-    def messages(self, row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
-        """Return what is sent for a row."""
-        user = {"role": "user", "content": _rendered(self.template, row, self.context.task)}
-        if self.system is None:
-            return (user,)
-        return ({"role": "system", "content": _rendered(self.system, row, self.context.task)}, user)
+    async def _drawn(
+        self,
+        calls: Calls,
+        said: _Said,
+        origin: tuple[str, str, int],
+        attempt: int,
+        answered: _Answered | None,
+    ) -> dict[str, Any]:
+        """Return one draw; a bad answer is shown to the model again with what is wrong."""
+        asking = said
+        result = _failure("", "")
+        for reask in range(self.reasks + 1):
+            if answered is None:
+                request = self._request(asking, origin, again=attempt > 0)
+                try:
+                    call = await calls.ask(request, origin)
+                except ModelError as error:
+                    if error.fatal:
+                        raise
+                    return _failure(error.kind, str(error), error.attempts)
+                answered = _Answered(call.key, call.response.choices()[0])
+            choice, traces = answered.choice, self._traces(answered)
+            try:
+                return {"columns": {**self._read(choice), **traces}, "failed": None}
+            except ValueError as error:
+                kind = "NoText" if not choice.text and choice.finish_reason != "stop" else "InvalidAnswer"
+                result = _failure(kind, str(error), attempt + reask + 1)
+                result["columns"] = traces
+                if kind == "NoText" or choice.finish_reason == "length" or self.raw:
+                    break  # it would be cut again, refused again, or there is no chat to go on with
+                asking = said.again(choice.text, str(error))
+            answered = None
+        return result
 
-    def _request(
-        self, messages: tuple[Mapping[str, str], ...], origin: tuple[str, str, int], *, again: bool
-    ) -> Request:
+    def _traces(self, answered: _Answered) -> dict[str, Any]:
+        choice = answered.choice
+        traces: dict[str, Any] = {
+            f"{self.step}_finish": choice.finish_reason,
+            f"{self.step}_call": answered.key,
+        }
+        if self.logprobs is not None and choice.logprobs is not None:
+            traces[f"{self.step}_logprobs"] = [
+                {**one, "top": [{"token": token, "logprob": value} for token, value in one["top"].items()]}
+                for one in choice.logprobs
+            ]
+        return traces
+
+    def said(self, row: Mapping[str, Any]) -> _Said:
+        """Return what is sent for a row."""
+        task = self.context.task
+        user = {"role": "user", "content": _rendered(self.template, row, task)}
+        prefill = _rendered(self.prefill, row, task) if self.prefill else ""
+        if self.system is None:
+            return _Said((user,), prefill)
+        return _Said(({"role": "system", "content": _rendered(self.system, row, task)}, user), prefill)
+
+    def _request(self, said: _Said, origin: tuple[str, str, int], *, again: bool) -> Request:
         # At temperature 0 the same question has the same answer: asking again needs some warmth.
         temperature = max(self.temperature, 0.3) if again else self.temperature
         return Request(
-            messages=messages,
+            messages=() if self.raw else said.messages,
+            prompt=said.messages[-1]["content"] if self.raw else None,
+            prefill=said.prefill,
             max_tokens=self.max_tokens,
             temperature=temperature,
             top_p=self.top_p,
             stop=tuple(self.stop),
-            schema=None if isinstance(self.writes, str) else self._schema(),
+            schema=None if isinstance(self.writes, str) else self._shape().schema,
             # One answer for all who ask the same at temperature 0, whoever asks first.
             seed=int(uniform("draw", self.context.seed, *origin) * 2**31) if temperature else 0,
+            logprobs=self.logprobs,
+            logit_bias=self.logit_bias,
         )
 
-    def _read(self, text: str, finish: str) -> dict[str, Any]:
+    def _read(self, choice: Choice) -> dict[str, Any]:
         """Return the columns in an answer; ValueError says what is wrong with it."""
+        if not choice.text and choice.finish_reason not in ("stop", "length"):
+            raise ValueError(f"no text in the answer (finish_reason {choice.finish_reason!r})")
         if isinstance(self.writes, str):
-            return {self.writes: text.strip()}
-        import jsonschema
-
+            return {self.writes: choice.text.strip()}
         try:
-            value = json.loads(_unfenced(text), parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            cut = f" (cut at max_tokens={self.max_tokens})" if finish == "length" else ""
-            raise ValueError(f"not JSON{cut}: {error}; the answer was: {text[:_EXCERPT]}") from None
-        try:
-            jsonschema.validate(value, self._schema())
-            for name, rule in self._properties().items():
-                pa.array([value[name]], _TYPES[rule["type"]])
-        except jsonschema.ValidationError as error:
-            raise ValueError(f"{error.message}; the answer was: {text[:_EXCERPT]}") from None
-        except (OverflowError, UnicodeEncodeError) as error:
-            raise ValueError(f"no column holds it: {error}; the answer was: {text[:_EXCERPT]}") from None
-        return dict(value)
+            return self._shape().read(choice.text)
+        except ValueError as error:
+            cut = f" (cut at max_tokens={self.max_tokens})" if choice.finish_reason == "length" else ""
+            raise ValueError(f"{error}{cut}; the answer was: {choice.text[:SHOWN]}") from None
 
     def _children(self, table: pa.Table) -> pa.Table:
         parents = [parent for parent in table["row_id"].to_pylist() for _ in range(self.n)]
@@ -196,47 +277,49 @@ class Prompt(Operator):
             table = table.set_column(place, name, pa.array(values, pa.string()))
         return table
 
-    def _schema(self) -> dict[str, Any]:
-        properties = self._properties()
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
+    def _shape(self) -> Shape:
+        writes = self.writes
+        if isinstance(writes, Mapping):
+            labels = list(self.context.task.labels)
+            writes = {name: labels if rule == "task.labels" else rule for name, rule in writes.items()}
+            return _shape(ordered(writes))
+        assert isinstance(writes, type)
+        return _model_shape(writes)
 
-    def _properties(self) -> dict[str, dict[str, Any]]:
-        assert not isinstance(self.writes, str)
-        return {name: self._property(name, rule) for name, rule in self.writes.items()}
 
-    def _property(self, name: str, rule: Any) -> dict[str, Any]:
-        if rule == "task.labels":
-            rule = list(self.context.task.labels)
-        if isinstance(rule, str) and rule in _TYPES:
-            return {"type": rule}
-        if isinstance(rule, list) and rule and all(isinstance(value, str) for value in rule):
-            return {"type": "string", "enum": rule}
-        if isinstance(rule, Mapping) and str(rule.get("type")) in _TYPES:
-            return dict(rule)
-        hint = near(rule, _TYPES) if isinstance(rule, str) else ""
-        raise InputError(
-            f"writes.{name}: must be {', '.join(_TYPES)}, a list of texts, task.labels or a JSON schema "
-            f"with one of these types, but is {rule!r}{hint}"
-        )
+@dataclass(frozen=True)
+class _Said:
+    """The messages for a row, and what the answer begins with."""
+
+    messages: tuple[Mapping[str, str], ...]
+    prefill: str = ""
+
+    def again(self, answer: str, wrong: str) -> _Said:
+        """Return them with a bad answer and what is wrong with it."""
+        wrong = wrong.partition("; the answer was: ")[0]
+        request = f"That answer cannot be used: {wrong}. Answer again, with the corrected JSON object alone."
+        answered = {"role": "assistant", "content": answer}
+        return _Said((*self.messages, answered, {"role": "user", "content": request}), self.prefill)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    key: str
+    choice: Choice
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(writes: str) -> Shape:
+    return Shape(json.loads(writes))
+
+
+@functools.lru_cache(maxsize=64)
+def _model_shape(model: type) -> Shape:
+    return Shape(model)
 
 
 def _failure(error: str, message: str, attempts: int = 1) -> dict[str, Any]:
     return {"columns": {}, "failed": {"error": error, "message": message, "attempts": attempts}}
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")  # Python's parser alone takes NaN and Infinity
-
-
-def _unfenced(text: str) -> str:
-    """Return what stands between code fences, if the answer is fenced."""
-    match = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", text, re.DOTALL)
-    return match.group(1) if match else text
 
 
 @functools.cache

@@ -1,33 +1,33 @@
-"""Every model call, kept: an answered call is on disk before its row counts as done, and never sent again.
-
-Each process appends to a journal of its own (`RUN/calls/*.jsonl`), one line a call in one write, so that a
-kill at any moment loses at most the line being written; a torn last line is passed over by every reader.
-"""
+"""Every model call is paid once, limited once and kept: what stands around a language in a process."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import random
 import threading
 import time
-import uuid
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from synthray.errors import ModelError
-from synthray.lineage import canonical
 from synthray.model.language import Complete, Language, Request, Response, call_key
+from synthray.model.limits import Exchange, Grant, Limiter, Report, joined
+from synthray.model.permits import Permits
+from synthray.model.price import NOTHING, Amount
+from synthray.model.store import Store, history
 
 T = TypeVar("T")
 
 Origin = tuple[str, str, int]
 """Where a call comes from: row_id, step name, ordinal of the draw."""
 
-_KEY_AT = len('{"key":"')
-_KEY_LENGTH = 24
+PATIENCE_S = 300.0
+"""For how long an endpoint may answer nothing but 'too many requests'."""
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,50 @@ class Call:
 
 
 class Calls:
-    """A language opened in this process, with the store around it.
+    """A language opened in this process, with limits, retries and the store around it.
 
     `folder` is RUN/calls; without one the answers are kept in memory as long as the process lives.
+    `exchange` reaches the limiter of the run; without one this process has its own.
     """
 
-    def __init__(self, language: Language, folder: str | None) -> None:
+    def __init__(self, language: Language, folder: str | None, exchange: Exchange | None = None) -> None:
         self.identity = language.identity()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="calls").start()
         self._language = language
+        self._price = language.prices()
+        self._budget = language.budget_usd is not None or language.budget_tokens is not None
         self._complete: Complete | None = None
-        self._slots = asyncio.Semaphore(language.in_flight)
         self._asked: dict[str, asyncio.Future[Response]] = {}
         self.fatal: ModelError | None = None
         self._store = Store(Path(folder)) if folder else None
+        self._permits = Permits.of(language, exchange or _alone(language, folder))
+        self._answered_at = time.monotonic()
+        self.turns = asyncio.Semaphore(language.in_flight + language.in_flight // 4 + 8)
+        """Rows take a turn before anything is made of them: what is ready to be sent is enough, and a block
+        of rows that is made ready at once would keep the answers of others waiting."""
+
+    @property
+    def over(self) -> bool:
+        """Whether no further call will be sent."""
+        return self.fatal is not None or self._permits.refused is not None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` on the loop that all callers of this process share, and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """Run `work` on the loop that all callers of this process share, and wait for it.
+
+        First what other processes have kept is taken in; on return all that was answered is on the disk.
+        """
+        if self._store:
+            asyncio.run_coroutine_threadsafe(self._refresh(), self._loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        finally:
+            if self._store:
+                self._store.sync()
+
+    async def _refresh(self) -> None:
+        assert self._store is not None
+        self._store.refresh()
 
     async def ask(self, request: Request, origin: Origin) -> Call:
         """Return the kept answer, or ask and keep it. Raises ModelError; a failure is not kept.
@@ -86,117 +111,155 @@ class Calls:
         return Call(key, response, reused=False)
 
     async def _answer(self, key: str, request: Request, origin: Origin) -> Response:
-        async with self._slots:
-            if self.fatal:
-                raise self.fatal  # every call would meet it: none is sent after the first
-            started = time.time()
+        """Try as often as it may help."""
+        bound = self._price.bound(request)
+        failures = attempts = 0
+        while True:
+            grant = await self._permits.take(bound)
+            attempts += 1
+            sending = _Sending(self, key, request, origin, bound, attempts, grant)
             try:
-                if self._complete is None:
-                    # Not before: a run whose answers are all kept needs no model.
-                    self._complete = self._language.open()
-                response = await self._complete(request)
+                return await sending.answered()
             except ModelError as error:
+                error.attempts = attempts
+                failures += error.kind != "HTTP429"
                 if error.fatal:
                     self.fatal = error
-                raise
-        if self._store:
-            row_id, step, ordinal = origin
-            record = {
-                "key": key,
-                "step": step,
-                "row_id": row_id,
-                "ordinal": ordinal,
-                "model": self.identity,
-                "request": request.content(),
-                **{name: value for name, value in asdict(response).items() if name != "text"},
-                "response": response.text,
-                "latency_s": round(time.time() - started, 4),
-                "at": started,
-            }
-            self._store.keep(key, record)
+                if not error.again or failures > self._language.retries:
+                    raise
+                self._lose_patience(error)
+                await asyncio.sleep(_pause(error, attempts))
+
+    def _lose_patience(self, error: ModelError) -> None:
+        """End the run where waiting is no cure; being told to wait is no failure and uses up no retry."""
+        if error.kind != "HTTP429":
+            return
+        waited = time.monotonic() - self._answered_at
+        if (error.after_s or 0.0) > PATIENCE_S or waited > PATIENCE_S:
+            wish = (
+                f"wants to be left alone for {error.after_s:.0f} s" if error.after_s else "says nothing else"
+            )
+            self.fatal = ModelError(
+                f"{error}; it {wish}, and has answered no call for {waited:.0f} s: run again later",
+                error.kind,
+                fatal=True,
+                attempts=error.attempts,
+            )
+            raise self.fatal
+
+
+@dataclass
+class _Sending:
+    """One attempt at a call: money aside, sent, settled, kept."""
+
+    calls: Calls
+    key: str
+    request: Request
+    origin: Origin
+    bound: Amount
+    attempt: int
+    grant: int
+    reservation: int | None = None
+    started: float = 0.0
+
+    async def answered(self) -> Response:
+        calls, took, throttled_s = self.calls, self.bound, None
+        try:
+            response = await self._sent()
+            took = self._keep(response)
+        except ModelError as error:
+            took = self._lose(error)
+            if error.kind == "HTTP429":
+                throttled_s = error.after_s or 0.0
+            raise
+        finally:
+            calls._permits.end(self.grant, self.bound, took, throttled_s=throttled_s)
+        calls._answered_at = time.monotonic()
         return response
 
+    async def _sent(self) -> Response:
+        calls = self.calls
+        if calls.fatal:
+            raise calls.fatal  # every call would meet it: none is sent after the first
+        self.started = time.time()
+        if calls._complete is None:
+            # Not before: a run whose answers are all kept needs no model.
+            calls._complete = calls._language.open()
+        if calls._budget and calls._store:
+            self.reservation = calls._store.reserve({"key": self.key, **self._record(self.bound)})
+        return replace(await calls._complete(self.request), attempts=self.attempt)
 
-class Store:
-    """The journals of a folder: an index of where each answer lies, and one journal to append to."""
+    def _keep(self, response: Response) -> Amount:
+        """Keep the answer; one that does not say what it took counts in full."""
+        price, prompt, answer = self.calls._price, response.prompt_tokens, response.completion_tokens
+        took = self.bound if prompt is None or answer is None else price.cost(prompt, answer)
+        if self.calls._store:
+            said = {
+                "response": response.text,
+                "finish_reason": response.finish_reason,
+                "prompt_tokens": prompt,
+                "completion_tokens": answer,
+                "request": self.request.content(),
+                **({"logprobs": response.logprobs} if response.logprobs is not None else {}),
+                **({"more": [asdict(one) for one in response.more]} if response.more else {}),
+            }
+            self.calls._store.keep(self.key, {**self._record(took), **said})
+        return took
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._files = sorted(folder.glob("*.jsonl"))
-        self._at: dict[bytes, tuple[int, int]] = {}
-        for number, path in enumerate(self._files):
-            self._index(number, path)
-        self._folder = folder
-        self._end = 0
-        self._out: int | None = None
+    def _lose(self, error: ModelError) -> Amount:
+        """Settle an attempt that has no answer: in full, if it may have been paid for."""
+        took = self.bound if error.billed else NOTHING
+        store = self.calls._store
+        if store and error.billed:
+            store.lose(self.key, {**self._record(took), "error": error.kind})
+        elif store and self.reservation is not None:
+            store.release(self.reservation)
+        return took
 
-    def _open_journal(self) -> None:
-        name = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:12]}.jsonl"
-        self._files.append(self._folder / name)
-        self._out = os.open(self._files[-1], os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        self._end = 0
-
-    def _index(self, number: int, path: Path) -> None:
-        offset = 0
-        with path.open("rb") as lines:
-            for line in lines:
-                if line.endswith(b"\n"):
-                    self._at[line[_KEY_AT : _KEY_AT + _KEY_LENGTH]] = (number, offset)
-                offset += len(line)
-
-    def get(self, key: str) -> Response | None:
-        """Return the kept answer to the call `key`."""
-        at = self._at.get(key.encode())
-        if at is None:
-            return None
-        with self._files[at[0]].open("rb") as lines:
-            lines.seek(at[1])
-            try:
-                record = json.loads(lines.readline())
-                sound = record["key"] == key
-            except (ValueError, KeyError, TypeError):
-                sound = False
-        if not sound:  # a line that a full disk tore: as good as never answered
-            del self._at[key.encode()]
-            return None
-        return Response(
-            text=record["response"],
-            finish_reason=record["finish_reason"],
-            prompt_tokens=record["prompt_tokens"],
-            completion_tokens=record["completion_tokens"],
-            attempts=record["attempts"],
-        )
-
-    def keep(self, key: str, record: dict[str, Any]) -> None:
-        """Append the call; on return it survives the end of this process."""
-        rest = canonical({name: value for name, value in record.items() if name != "key"})
-        line = f'{{"key":"{key}",{rest[1:]}\n'.encode()
-        if self._out is None:
-            self._open_journal()
-        assert self._out is not None
-        view = memoryview(line)
-        try:
-            while view:
-                view = view[os.write(self._out, view) :]
-        except OSError:
-            # Half a line may stand there now; nothing more goes behind it.
-            os.close(self._out)
-            self._out = None
-            raise
-        self._at[key.encode()] = (len(self._files) - 1, self._end)
-        self._end += len(line)
+    def _record(self, took: Amount) -> dict[str, Any]:
+        row_id, step, ordinal = self.origin
+        return {
+            "step": step,
+            "row_id": row_id,
+            "ordinal": ordinal,
+            "model": self.calls.identity,
+            "tokens": took.tokens,
+            "cost": took.usd if self.calls._price.known else None,
+            "attempts": self.attempt,
+            "latency_s": round(time.time() - self.started, 4),
+            "at": self.started,
+            **({} if self.reservation is None else {"reservation": self.reservation}),
+        }
 
 
-_OPEN: list[tuple[Language, str | None, Calls]] = []
+def _pause(error: ModelError, attempts: int) -> float:
+    """Return how long to wait: at least as asked, else longer each time; never all callers at once."""
+    if error.after_s is not None:
+        return error.after_s + random.uniform(0, _FIRST_PAUSE_S)
+    longest: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempts - 1, 16))
+    return longest * random.uniform(0.5, 1.0)
+
+
+def _alone(language: Language, folder: str | None) -> Exchange:
+    """Return a limiter of this process."""
+    limiter = Limiter(language, history(Path(folder), language.identity()) if folder else None)
+
+    async def exchange(report: Report) -> Grant:
+        return limiter.exchange(report)
+
+    return exchange
+
+
+_OPEN: list[tuple[Language, str | None, str | None, Calls]] = []
 _OPENING = threading.Lock()
 
 
-def opened(language: Language, folder: str | None) -> Calls:
-    """Return this process's one Calls for a language and a folder."""
+def opened(language: Language, folder: str | None, limiter: str | None = None) -> Calls:
+    """Return this process's one Calls for a language, a folder and the run's limiter, by its name."""
     with _OPENING:
-        for known, where, calls in _OPEN:
-            if known == language and where == folder and not calls.fatal:
+        for known, where, name, calls in _OPEN:
+            if known == language and (where, name) == (folder, limiter) and not calls.over:
                 return calls
-        calls = Calls(language, folder)
-        _OPEN.append((language, folder, calls))
+        calls = Calls(language, folder, joined(limiter) if limiter else None)
+        _OPEN.append((language, folder, limiter, calls))
         return calls

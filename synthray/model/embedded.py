@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from synthray.errors import InputError
-from synthray.model.language import Complete, Language, Request, Response
+from synthray.model.language import Complete, Language
+from synthray.model.wire import Wire
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,10 @@ class Embedded(Language):
 
     def open(self) -> Complete:
         """Start the server of this process and speak to it over loopback, like to any endpoint."""
-        import openai
-
-        from synthray.model.openai import ask
-
         path = self.model_file()
         server = _server(str(path), self.in_flight, self.context)
-        client = openai.AsyncOpenAI(
-            base_url=f"{server.listening_address}/v1",
-            api_key="none",
-            max_retries=self.retries,
-            timeout=self.timeout_s,
-        )
-
-        async def complete(request: Request) -> Response:
-            return await ask(client, path.stem, request, send_seed=True)
-
-        return complete
+        url = f"{server.listening_address}/v1"
+        return Wire(url, path.stem, timeout_s=self.timeout_s, send_seed=True).complete
 
 
 @functools.cache

@@ -1,0 +1,79 @@
+"""The processes that ask a model: as many as it keeps busy, each with many blocks of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+    from synthray.model.limits import Limiters
+    from synthray.operator import Operator
+
+_ROWS_PER_WORKER = 64
+_LEAST_ROWS, _MOST_ROWS = 16, 512
+_BLOCKS = 16
+"""A block waits for its slowest row, the wire must not: so many blocks are worked on at a time."""
+
+
+class Worker:
+    """Holds an operator that asks a model in a process of its own."""
+
+    def __init__(self, function: Callable[[pa.Table], pa.Table]) -> None:
+        self._function = function
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Run it on a block."""
+        return self._function(table)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How `rows` rows are asked for; `calls` is RUN/calls. `blocks`, when set, is how the rows are cut."""
+
+    calls: Path
+    limiters: Limiters
+    rows: int
+    blocks: int | None
+
+    def map(
+        self, dataset: Dataset, operator: Operator, function: Callable[[Operator], Callable[..., Any]]
+    ) -> Dataset:
+        """Return the dataset that `function` of the operator makes of each block."""
+        import ray.data
+
+        workers = self._workers(operator)
+        if workers > 1:  # one alone limits itself
+            assert operator.context.language is not None
+            name = self.limiters.name(operator.context.language, str(self.calls))
+            operator = replace(operator, context=replace(operator.context, limiter=name))
+        if not self.blocks:
+            rows = min(_MOST_ROWS, max(_LEAST_ROWS, -(-self.rows // (workers * _BLOCKS))))
+            dataset = dataset.repartition(target_num_rows_per_block=rows)
+        return dataset.map_batches(
+            Worker,
+            fn_constructor_args=(function(operator),),
+            batch_format="pyarrow",
+            batch_size=None,
+            zero_copy_batch=True,
+            # The model waits or brings its own threads; a CPU of Ray's held here could block the readers.
+            num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(
+                size=workers,
+                max_concurrent_calls_per_actor=_BLOCKS,
+                max_tasks_in_flight_per_actor=_BLOCKS + 4,
+                enable_true_multi_threading=True,
+            ),
+        )
+
+    def _workers(self, operator: Operator) -> int:
+        import ray
+
+        assert operator.context.language is not None, f"{operator.step} has no model"
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        wanted = operator.context.language.workers(nodes, int(ray.cluster_resources().get("CPU", 1)))
+        return min(wanted, max(1, self.rows // _ROWS_PER_WORKER))
