@@ -49,7 +49,7 @@ class Pool:
         workers = self._workers(operator)
         if workers > 1:  # one alone limits itself
             assert operator.context.language is not None
-            name = self.limiters.name(operator.context.language, str(self.calls))
+            name = self.limiters.name(operator.context.language, str(self.calls), workers)
             operator = replace(operator, context=replace(operator.context, limiter=name))
         if not self.blocks:
             rows = min(_MOST_ROWS, max(_LEAST_ROWS, -(-self.rows // (workers * _BLOCKS))))

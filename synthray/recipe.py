@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from synthray.errors import RecipeError, near
+from synthray.errors import InputError, RecipeError, near
 from synthray.model.language import Language
 from synthray.operator import Operator, find_operator
 from synthray.pipeline import Pipeline, Step
@@ -23,7 +23,19 @@ from synthray.task import Task
 
 SHIPPED = Path(__file__).parent / "recipes"
 LANGUAGES = ("embedded", "fake", "openai")
-_KEYS = ("name", "seed", "task", "model", "models", "tables", "steps", "gate", "max_failed", "blocks")
+_KEYS = (
+    "name",
+    "seed",
+    "task",
+    "model",
+    "models",
+    "prices",
+    "tables",
+    "steps",
+    "gate",
+    "max_failed",
+    "blocks",
+)
 _STATEMENTS = ("where", "derive", "sql", "union")
 _BESIDE = {
     "operator": ("as", "when", "model"),
@@ -267,7 +279,32 @@ class _Builder:
             if isinstance(value, type) and issubclass(value, Language) and value.__module__ == module.__name__
         )
         settings = {key: value for key, value in held.items() if key != "language"}
-        return typing.cast("Language", self.built(found, settings, f"model {name}", place))
+        if settings.get("price") is None:
+            price = self.prices().get(str(settings.get("name") or name))
+            settings |= {} if price is None else {"price": price}
+        made = typing.cast("Language", self.built(found, settings, f"model {name}", place))
+        try:
+            made.prices()
+        except InputError as error:
+            raise self.error(str(error), *place, "price") from None
+        return made
+
+    def prices(self) -> Mapping[str, Any]:
+        """Return what models cost, by name: from the recipe, or from a YAML file beside it."""
+        held = self.source.tree.get("prices")
+        if isinstance(held, str):
+            path = self.base / held
+            try:
+                held = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise self.error(f"prices: {path} cannot be read: {error}", "prices") from None
+        if held is not None and not isinstance(held, dict):
+            raise self.error(
+                "prices must map models to {input: USD, output: USD} for a million tokens, or name a YAML "
+                f"file that does, but is {held!r}",
+                "prices",
+            )
+        return held or {}
 
     def tables(self, shared: Mapping[str, Any]) -> dict[str, Table | Pipeline]:
         """Return the named tables; those that are pipelines may name those that are files."""

@@ -139,6 +139,7 @@ class Limiter:
         language: Language,
         history: History | None = None,
         clock: Callable[[], float] = time.monotonic,
+        workers: int = 1,
     ) -> None:
         history = history or History()
         self._clock = clock
@@ -159,6 +160,8 @@ class Limiter:
         self._spent = history.spent
         self._aside = NOTHING
         self._workers: dict[str, _Worker] = {}
+        self._expected = workers
+        self._starts_until = now + SILENT_S
         self._grants = self._first = random.getrandbits(48)
         self._token_grants: dict[int, Taken] = {}
 
@@ -184,12 +187,18 @@ class Limiter:
 
     # Calls in flight.
 
+    @property
+    def _starting(self) -> bool:
+        return len(self._workers) < self._expected and self._clock() < self._starts_until
+
     def _share(self, worker: _Worker) -> int:
         """Return this worker's part of the calls in flight: as it wants, but no more than is fair."""
         left, fair = int(self._cap), 0
         by_want = sorted(self._workers.values(), key=lambda one: one.wanted)
+        # Those that are still starting keep their part; else the first would have to give it back at once.
+        sharers = max(len(by_want), self._expected if self._starting else 0)
         for place, one in enumerate(by_want):
-            part = min(one.wanted, -(-left // (len(by_want) - place)))
+            part = min(one.wanted, -(-left // (sharers - place)))
             left -= part
             if one is worker:
                 fair = part
@@ -278,14 +287,14 @@ class Limiter:
 class Shared:
     """The limiter of a run, in an actor of its own; started again elsewhere when its node dies."""
 
-    def __init__(self, language: Language, folder: str) -> None:
+    def __init__(self, language: Language, folder: str, workers: int) -> None:
         import ray
 
         past = history(Path(folder), language.identity())
         if ray.get_runtime_context().was_current_actor_reconstructed:
             # What was in flight, and is in no journal yet, is in the endpoint's minute too.
             past = replace(past, recent_calls=past.recent_calls + language.in_flight)
-        self._limiter = Limiter(language, past)
+        self._limiter = Limiter(language, past, workers=workers)
 
     def exchange(self, report: Report) -> Grant:
         """See Limiter."""
@@ -298,23 +307,23 @@ class Limiters:
     def __init__(self) -> None:
         self._started: list[tuple[Language, str, Any]] = []
 
-    def name(self, language: Language, folder: str) -> str:
-        """Return the name under which workers find the limiter of a language, started when it is new."""
+    def name(self, language: Language, folder: str, workers: int) -> str:
+        """Return the name under which `workers` find the limiter of a language, started when it is new."""
         for known, name, _ in self._started:
             if known == language:
                 return name
         name = f"limiter-{uuid.uuid4().hex}"
-        self._started.append((language, name, _share(name, language, folder)))
+        self._started.append((language, name, _share(name, language, folder, workers)))
         return name
 
 
-def _share(name: str, language: Language, folder: str) -> Any:
+def _share(name: str, language: Language, folder: str, workers: int) -> Any:
     import ray
 
     return (
         ray.remote(Shared)
         .options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        .remote(language, folder)
+        .remote(language, folder, workers)
     )
 
 

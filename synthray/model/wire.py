@@ -273,9 +273,9 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _proxy(url: str) -> str | None:
     """Return the proxy that the environment names for a URL; aiohttp would read ~/.netrc at every call."""
     parts = urlsplit(url)
-    if urllib.request.proxy_bypass_environment(parts.hostname or ""):
+    if urllib.request.proxy_bypass(parts.hostname or ""):
         return None
-    return urllib.request.getproxies_environment().get(parts.scheme)
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def _allow_connections() -> None:
