@@ -61,7 +61,7 @@ def run(
 def plan(recipe: Recipe, rows: Rows = None, settings: Settings = None, as_json: Json = False) -> None:
     """Check a recipe and say what it would do and ask, with sample prompts; nothing is spent."""
     from synthray import recipe as recipes
-    from synthray.plan import planned, samples
+    from synthray.plan import budget, planned, samples
 
     pipeline = recipes.load(recipe, rows=rows, settings=settings or [])
     lines = planned(pipeline)
@@ -70,6 +70,7 @@ def plan(recipe: Recipe, rows: Rows = None, settings: Settings = None, as_json: 
         _print_json({"steps": lines, "prompts": prompts})
         return
     _print_table(lines)
+    print(f"\n{budget(pipeline, lines)}")
     for sample in prompts:
         print(_shown(f"\n{sample['step']}, row {sample['row_id']}:\n{sample['prompt']}"))
 
@@ -203,8 +204,11 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
         "metrics": run.sql("SELECT * FROM metrics ORDER BY ALL").to_pylist(),
         "gate": state.get("gate") or [],
         "calls": run.sql(
-            "SELECT count(*) AS kept, coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens, "
-            "coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens FROM calls"
+            "SELECT count(*) FILTER (WHERE error IS NULL) AS kept, "
+            "count(*) FILTER (WHERE error IS NOT NULL) AS lost, "
+            "coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens, "
+            "coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens, "
+            "sum(cost) AS cost_usd FROM calls"
         ).to_pylist()[0]
         | {"made_now": state.get("calls_made", 0)},
         "run": str(root),
@@ -229,8 +233,13 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
     calls = held["calls"]
     print(
         f"\nModel calls: {calls['made_now']} made by the last run, {calls['kept']} kept in all "
-        f"({calls['prompt_tokens']} prompt and {calls['completion_tokens']} completion tokens)"
+        f"({calls['prompt_tokens']} prompt and {calls['completion_tokens']} completion tokens"
+        f"{'' if calls['cost_usd'] is None else ', {:.6f} US dollars'.format(calls['cost_usd'])})"
     )
+    if calls["lost"]:
+        print(
+            f"  {calls['lost']} more were sent, had no answer and may have been paid for; they count in full"
+        )
     if held["dataset"]:
         print(f"Dataset: {held['dataset']} (Parquet, with a card in README.md)")
     print(f"All else: {root} (see: synthray show {root})")

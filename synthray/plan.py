@@ -11,7 +11,7 @@ from synthray.pipeline import Pipeline
 from synthray.statement import Union
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from synthray.pipeline import Checked
     from synthray.statement import Statement
@@ -51,10 +51,15 @@ def _planned(pipeline: Pipeline) -> tuple[list[dict[str, Any]], int]:
                 rows = line["rows_at_most"] = _source_rows(one, made)
             if work.uses_model:
                 n = getattr(work, "n", 1)
+                calls = rows if getattr(work, "together", False) else rows * n
+                prompt = calls * _prompt_tokens(pipeline, one)
+                most = getattr(work, "max_tokens", None)
+                answer = None if most is None else rows * n * most
                 line |= {
-                    "calls": rows * n,
-                    "prompt_tokens_about": rows * n * _prompt_tokens(pipeline, one),
-                    "completion_tokens_at_most": rows * n * getattr(work, "max_tokens", 0),
+                    "calls": calls,
+                    "prompt_tokens_about": prompt,
+                    "completion_tokens_at_most": answer,
+                    "usd_about": _usd(work, prompt, answer),
                 }
                 rows *= n
         elif isinstance(work, Union):
@@ -132,6 +137,35 @@ def _prompt_tokens(pipeline: Pipeline, one: Checked) -> int:
     if not prompts:
         return 0
     return round(sum(len(text.encode()) for text in prompts) / len(prompts) / _BYTES_PER_TOKEN)
+
+
+def _usd(work: Operator, prompt_tokens: int, answer_tokens: int | None) -> float | None:
+    """Return what so many tokens cost; None where nobody said what a token costs or how many there are."""
+    language = work.context.language
+    if language is None or answer_tokens is None or not language.prices().known:
+        return None
+    return language.prices().cost(prompt_tokens, answer_tokens).usd
+
+
+def budget(pipeline: Pipeline, lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the lines add up to, and which budgets there are."""
+    calls, prompt, answer = (
+        sum(line.get(name) or 0 for line in lines)
+        for name in ("calls", "prompt_tokens_about", "completion_tokens_at_most")
+    )
+    if not calls:
+        return "No model calls."
+    asking = [line for line in lines if line.get("calls")]
+    priced = [line["usd_about"] for line in asking if line.get("usd_about") is not None]
+    usd = f"about {sum(priced):.4f} US dollars" if len(priced) == len(asking) else "at no known price"
+    text = f"In all {calls} calls, about {prompt} prompt and at most {answer} completion tokens, {usd}."
+    for language in [pipeline.model, *pipeline.models.values()]:
+        for name in ("budget_usd", "budget_tokens"):
+            held = getattr(language, name, None)
+            over = held is not None and held < (sum(priced) if name == "budget_usd" else prompt + answer)
+            if held is not None:
+                text += f" {name} is {held}{': the run may end at it' if over else ''}."
+    return text + " An answer that does not fit its schema is asked for again, which adds to this."
 
 
 def _kind(work: Operator | Statement) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
+    from synthray.model.language import Language
     from synthray.model.limits import Limiters
     from synthray.operator import Operator
 
@@ -46,10 +47,10 @@ class Pool:
         """Return the dataset that `function` of the operator makes of each block."""
         import ray.data
 
-        workers = self._workers(operator)
+        language, workers = self._fitted(operator)
+        operator = replace(operator, context=replace(operator.context, language=language))
         if workers > 1:  # one alone limits itself
-            assert operator.context.language is not None
-            name = self.limiters.name(operator.context.language, str(self.calls), workers)
+            name = self.limiters.name(language, str(self.calls), workers)
             operator = replace(operator, context=replace(operator.context, limiter=name))
         if not self.blocks:
             rows = min(_MOST_ROWS, max(_LEAST_ROWS, -(-self.rows // (workers * _BLOCKS))))
@@ -70,10 +71,12 @@ class Pool:
             ),
         )
 
-    def _workers(self, operator: Operator) -> int:
+    def _fitted(self, operator: Operator) -> tuple[Language, int]:
+        """Return the model as it is on this cluster, and how many processes ask it."""
         import ray
 
         assert operator.context.language is not None, f"{operator.step} has no model"
         nodes = sum(node["Alive"] for node in ray.nodes())
-        wanted = operator.context.language.workers(nodes, int(ray.cluster_resources().get("CPU", 1)))
-        return min(wanted, max(1, self.rows // _ROWS_PER_WORKER))
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        language = operator.context.language.on(nodes, cores)
+        return language, min(language.workers(nodes, cores), max(1, self.rows // _ROWS_PER_WORKER))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from annotated_types import Ge, Gt, Le
 
@@ -170,6 +170,11 @@ class Language:
                 f"max_tokens x n is {(request.max_tokens or 0) * request.n}, more than "
                 f"tokens_per_minute ({most}): not one call could be sent"
             )
+
+    def on(self, nodes: int, cores: int) -> Self:
+        """Return the settings as they are on a cluster, with what is left to it chosen."""
+        del nodes, cores
+        return self
 
     def workers(self, nodes: int, cores: int) -> int:
         """Return how many processes ask it on a cluster; one core's worth of calls is about 128 at once."""
