@@ -12,7 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import hashlib
 import json
+import os
+import random
+import resource
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,14 +31,21 @@ from typing import Any
 import synthray
 from synthray import cluster
 from synthray.generate.prompt import Prompt
+from synthray.model.fake import Fake
+from synthray.model.language import Language, Request
 from synthray.model.openai import OpenAI
+from synthray.model.store import Store, compact
+from synthray.model.wire import Wire
 from synthray.source.table import Table as Source
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from endpoint import Endpoint
 
 TEMPLATE = "Write a two-sentence {{ label }} news report about {{ topic }}, number {{ number }}."
-LATENCIES: dict[str, Any] = {"fixed 200 ms": 0.2, "lognormal, median 200 ms, p99 2 s": {"lognormal": [0.2, 2.0]}}
+LATENCIES: dict[str, Any] = {
+    "fixed 200 ms": 0.2,
+    "lognormal, median 200 ms, p99 2 s": {"lognormal": [0.2, 2.0]},
+}
 
 
 def table(folder: Path, rows: int) -> synthray.Table:
@@ -55,11 +69,11 @@ def table(folder: Path, rows: int) -> synthray.Table:
     return synthray.Table((str(path),), "parquet")
 
 
-def pipeline(rows: synthray.Table, model: OpenAI, **settings: Any) -> synthray.Pipeline:
+def pipeline(rows: synthray.Table, model: Language, **settings: Any) -> synthray.Pipeline:
     """Return source.table -> generate.prompt."""
     prompt = Prompt(template=TEMPLATE, writes="text", max_tokens=60)
     return synthray.Pipeline(
-        [Source(table="given"), prompt], name="calls", tables={"given": rows}, model=model, **settings
+        [Source(table="parts"), prompt], name="calls", tables={"parts": rows}, model=model, **settings
     )
 
 
@@ -106,10 +120,17 @@ async def bare(url: str, rows: int, in_flight: int) -> float:
         return time.perf_counter() - started
 
 
+def warm_up() -> None:
+    """Start Ray, and by a run of 10 rows what Ray Data starts at its first use."""
+    cluster.start()
+    with scratch() as folder:
+        pipeline(table(folder, 10), Fake()).run(folder / "run", quiet=True)
+
+
 def throughput(arguments: argparse.Namespace) -> None:
     """Rows a second of the stage, divided by those of the bare loop."""
     rows, in_flight = arguments.rows, arguments.in_flight
-    cluster.start()
+    warm_up()
     for name, latency in LATENCIES.items():
         with scratch() as folder, Endpoint(latency=latency) as endpoint:
             ceiling = rows / asyncio.run(bare(endpoint.url, rows, in_flight))
@@ -125,18 +146,357 @@ def throughput(arguments: argparse.Namespace) -> None:
             )
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {"throughput": throughput}
+def recipe(folder: Path, rows: int, endpoint: Endpoint, **settings: Any) -> Path:
+    """Write the same pipeline as a recipe, for a process of its own."""
+    table(folder, rows)
+    held = {
+        "name": "calls",
+        "model": {"language": "openai", "name": "m-1", "base_url": endpoint.url, **settings},
+        "tables": {"parts": f"rows-{rows}.parquet"},
+        "max_failed": 0.0,
+        "steps": [
+            {"source.table": {"table": "parts"}},
+            {"generate.prompt": {"template": TEMPLATE, "writes": "text", "max_tokens": 60}},
+        ],
+    }
+    path = folder / "calls.yaml"
+    path.write_text(json.dumps(held), encoding="utf-8")
+    return path
+
+
+def command(path: Path, out: Path) -> subprocess.Popen[bytes]:
+    """Start `synthray run`; its process group is its own, so that Ray's processes can be told from others."""
+    arguments = [sys.executable, "-m", "synthray.cli", "run", str(path), "--out", str(out)]
+    return subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def victims(process: subprocess.Popen[bytes], kind: str) -> list[int]:
+    """Return the processes of a run that a kill may hit."""
+    import psutil
+
+    if kind == "driver":
+        return [process.pid]
+    names = {"worker": "MapWorker", "limiter": "Shared", "node": "raylet"}
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if names[kind] in " ".join(child.cmdline()[:1]):
+                found.append(child.pid)
+    return found
+
+
+def kills(arguments: argparse.Namespace) -> None:
+    """Answered calls sent again, rows lost or doubled, after SIGKILLs at random moments."""
+    rows, latency, random_ = 6000, 1.0, random.Random(7)
+    with scratch() as folder, Endpoint(latency=latency, words=[8, 20]) as endpoint:
+        path = recipe(folder, rows, endpoint, in_flight=512)
+        done: list[tuple[str, float]] = []
+        while True:
+            process = command(path, folder / "run")
+            while process.poll() is None and len(done) < arguments.kills:
+                time.sleep(random_.uniform(0.5, 3.0))
+                kind = random_.choice(["driver", "worker", "worker", "limiter", "node"])
+                calling = endpoint.summary()["in_flight"] > 0
+                hit = victims(process, kind) if calling and process.poll() is None else []
+                if hit:
+                    os.kill(random_.choice(hit), signal.SIGKILL)
+                    done.append((kind, time.time()))
+                if kind == "driver" and hit:
+                    break
+            code = process.wait()
+            if code == 0:
+                break
+            assert code in (1, -signal.SIGKILL), process.stderr.read().decode()[-2000:]
+        again, in_flight = sent_again(endpoint.hits(), [at for _, at in done], latency)
+        made = synthray.open(str(folder / "run"))
+        kept, ids = (
+            made.sql("SELECT count(*) AS n, count(DISTINCT row_id) AS i FROM dataset").to_pylist()[0].values()
+        )
+        print(
+            f"kills, {len(done)} SIGKILLs ({', '.join(kind for kind, _ in done)}): "
+            f"{again} answered calls sent again, {in_flight} sent again that were in flight at a kill; "
+            f"{rows - kept} rows lost, {kept - ids} doubled",
+            flush=True,
+        )
+
+
+def sent_again(hits: list[dict[str, Any]], kills: list[float], latency: float) -> tuple[int, int]:
+    """Count the requests that came again after an answer, and those whose answer a kill may have caught."""
+    by_id: dict[str, list[float]] = {}
+    for hit in hits:
+        if hit["status"] == 200:
+            by_id.setdefault(hit["id"], []).append(hit["at"] + latency)
+    again = caught = 0
+    for answered in by_id.values():
+        for at in sorted(answered)[:-1]:
+            # Between the endpoint's last byte and the line in the journal lies the loop of a busy process.
+            if any(-0.5 <= at - kill <= latency for kill in kills):
+                caught += 1
+            else:
+                again += 1
+    return again, caught + sum(hit["status"] == "left" for hit in hits)
+
+
+def faults(arguments: argparse.Namespace) -> None:
+    """Rows lost or doubled, and calls paid twice, at an endpoint of which every fifth request goes wrong."""
+    del arguments
+    rows = 3000
+    kinds = ("429", "500", "503", "408", "reset", "half", "malformed", "hang")
+    share = dict.fromkeys(kinds, 0.2 / len(kinds))
+    with scratch() as folder, Endpoint(latency=0.05, faults=share, retry_after=1, seed=3) as endpoint:
+        made = pipeline(table(folder, rows), model(endpoint, timeout_s=3.0, retries=8)).run(
+            folder / "run", quiet=True
+        )
+        kept, ids = (
+            made.sql("SELECT count(*) AS n, count(DISTINCT row_id) AS i FROM dataset").to_pylist()[0].values()
+        )
+        hits = endpoint.hits()
+        good = sum(hit["fault"] is None for hit in hits)
+        print(
+            f"faults, {(len(hits) - good) / len(hits):.0%} of {len(hits)} requests: {rows - kept} rows lost, "
+            f"{kept - ids} doubled, {good - rows} answered twice",
+            flush=True,
+        )
+
+
+def rate(arguments: argparse.Namespace) -> None:
+    """Count requests in any 60 s window, and how much of the limit is used, with four workers."""
+    del arguments
+    limit = 3000
+    rows = limit * 3
+    # Four workers ask on any number of cores: one for each 256 in flight.
+    cluster.start(cores=4)
+    with scratch() as folder, Endpoint(latency=0.3) as endpoint:
+        settings = {"in_flight": 1024, "requests_per_minute": limit}
+        pipeline(table(folder, rows), model(endpoint, **settings)).run(folder / "run", quiet=True)
+        at = sorted(hit["at"] for hit in endpoint.hits())
+        most = endpoint.summary(window=60)["max_in_window"]
+        # The first seconds fill the pace's stock, the last are few: the middle is under load.
+        span = [one for one in at if at[0] + 5 <= one <= at[0] + 125]
+        used = len(span) / (120 / 60) / limit
+        print(
+            f"rate, {limit} requests/minute, 4 workers: at most {most} in any 60 s, "
+            f"{max(0, most - limit)} over, {used:.1%} used over two minutes",
+            flush=True,
+        )
+
+
+def money(arguments: argparse.Namespace) -> None:
+    """Money over the cap with 1,000 in flight and answers of random length."""
+    del arguments
+    price = {"input": 1.0, "output": 4.0}
+    rows, cap = 6000, 0.5
+    with scratch() as folder, Endpoint(latency={"lognormal": [1.0, 3.0]}, words=[1, 60]) as endpoint:
+        asking = pipeline(table(folder, rows), model(endpoint, in_flight=1000, budget_usd=cap, price=price))
+        try:
+            asking.run(folder / "run", quiet=True)
+            ended = "done"
+        except synthray.SynthrayError as error:
+            ended = f"exit {error.exit_code}"
+        paid = (
+            sum(
+                hit["prompt_tokens"] * price["input"] + hit["completion_tokens"] * price["output"]
+                for hit in endpoint.hits()
+                if hit["status"] in (200, "left")
+            )
+            / 1e6
+        )
+        most = endpoint.summary()["max_in_flight"]
+        print(
+            f"money, cap {cap} US dollars, up to {most} in flight: {paid:.6f} paid ({ended}), "
+            f"{max(0.0, paid - cap):.6f} over",
+            flush=True,
+        )
+
+
+def resume(arguments: argparse.Namespace) -> None:
+    """Seconds and memory to find the missing among a million kept calls."""
+    del arguments
+    with scratch() as folder:
+        fill = [sys.executable, __file__, "fill", "--folder", str(folder)]
+        subprocess.run(fill, check=True)
+        subprocess.run([sys.executable, __file__, "find", "--folder", str(folder)], check=True)
+
+
+def kept_keys(count: int) -> Iterator[str]:
+    """Yield keys like those of calls."""
+    return (hashlib.blake2b(str(one).encode(), digest_size=12).hexdigest() for one in range(count))
+
+
+def fill(arguments: argparse.Namespace) -> None:
+    """Keep 1,000,000 calls in four journals, as four workers that were killed would have."""
+    stores = [Store(arguments.folder) for _ in range(4)]
+    for number, key in enumerate(kept_keys(1_000_000)):
+        text = f"Write a two-sentence World news report about rain, number {number}."
+        record = {
+            "step": "prompt",
+            "row_id": f"{number:024x}",
+            "ordinal": 0,
+            "model": {"language": "openai", "name": "m-1"},
+            "request": {"messages": [{"role": "user", "content": text}], "max_tokens": 60},
+            "response": f"answer {number} " * 20,
+            "finish_reason": "stop",
+            "prompt_tokens": 20,
+            "completion_tokens": 40,
+            "tokens": 60,
+            "cost": 0.00001,
+            "attempts": 1,
+            "latency_s": 0.2,
+            "at": 1.0,
+        }
+        stores[number % 4].keep(key, record)
+
+
+def find(arguments: argparse.Namespace) -> None:
+    """Compact the journals, open the store, and look for 1,000,000 kept calls and 1,000 missing ones."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, __file__, "compact", "--folder", str(arguments.folder)], check=True)
+    compacted = time.perf_counter()
+    store = Store(arguments.folder)
+    opened = time.perf_counter()
+    keys = [*kept_keys(1_000_000), *(f"{one:024x}" for one in range(1000))]
+    looking = time.perf_counter()
+    missing = sum(store.get(key) is None for key in keys)
+    ended = time.perf_counter()
+    seconds = (compacted - started) + (opened - compacted) + (ended - looking)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(
+        f"resume, 1,000,000 kept calls: {missing} missing found in {seconds:.1f} s (to Parquet "
+        f"{compacted - started:.1f}, index {opened - compacted:.1f}, all answers {ended - looking:.1f}); "
+        f"{memory:.0f} MiB in the worker, {children:.0f} MiB in the task that compacts",
+        flush=True,
+    )
+
+
+def compacted(arguments: argparse.Namespace) -> None:
+    """Turn the journals into Parquet."""
+    compact(arguments.folder)
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """How much more memory the driver takes for 200,000 rows than for 10,000."""
+    del arguments
+    grown = []
+    for rows in (10_000, 200_000):
+        one = [sys.executable, __file__, "driver", "--rows", str(rows)]
+        grown.append(float(subprocess.run(one, check=True, capture_output=True, text=True).stdout))
+    print(
+        f"memory of the driver: {grown[0]:.0f} MiB at 10,000 rows, {grown[1]:.0f} MiB at 200,000, "
+        f"growth {grown[1] - grown[0]:.0f} MiB",
+        flush=True,
+    )
+
+
+def driver(arguments: argparse.Namespace) -> None:
+    """Run so many rows on the fake model; print the driver's peak memory."""
+    fake = Fake(answers=["one two three four five " * 8, "six seven eight nine " * 8], in_flight=512)
+    with scratch() as folder:
+        pipeline(table(folder, arguments.rows), fake).run(folder / "run", quiet=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def fixed(arguments: argparse.Namespace) -> None:
+    """Seconds of a run of 10 rows beyond Ray's own start: ray.init and the first dataset's own actors."""
+    del arguments
+    started = time.perf_counter()
+    cluster.start()
+    import ray.data
+
+    ray.data.range(1).materialize()
+    up = time.perf_counter() - started
+    with scratch() as folder, Endpoint() as endpoint:
+        asking = pipeline(table(folder, 10), model(endpoint))
+        started = time.perf_counter()
+        asking.run(folder / "run", quiet=True)
+        took = time.perf_counter() - started
+    print(f"fixed cost of a run of 10 rows: {took:.2f} s, after {up:.1f} s of Ray's own start", flush=True)
+
+
+def clients(arguments: argparse.Namespace) -> None:
+    """Processor time of a call by the openai client and by the wire, beside the bare loop."""
+    rows, in_flight = 4000, arguments.in_flight
+    with Endpoint(latency=0.2) as endpoint:
+        for name, asking in (("aiohttp", bare), ("openai", by_openai), ("wire", by_wire)):
+            before = time.process_time()
+            seconds = asyncio.run(asking(endpoint.url, rows, in_flight))
+            cpu = (time.process_time() - before) / rows * 1000
+            print(
+                f"clients, {name}: {rows / seconds:.0f} calls/s, {cpu:.2f} ms of processor a call", flush=True
+            )
+
+
+async def by_openai(url: str, rows: int, in_flight: int) -> float:
+    """Return the seconds of the openai client, the way it is fastest."""
+    import httpx2
+    import openai
+
+    limits = httpx2.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
+    http = openai.DefaultAioHttpClient(limits=limits)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=http)
+    queue = iter(range(rows))
+
+    async def ask() -> None:
+        for number in queue:
+            messages = [{"role": "user", "content": f"Write about rain, number {number}."}]
+            body = {"model": "m-1", "messages": messages, "max_tokens": 60}
+            await client.post("/chat/completions", body=body, cast_to=object)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(in_flight)))
+    seconds = time.perf_counter() - started
+    await client.close()
+    return seconds
+
+
+async def by_wire(url: str, rows: int, in_flight: int) -> float:
+    """Return the seconds of the wire."""
+    wire = Wire(url, "m-1")
+    queue = iter(range(rows))
+
+    async def ask() -> None:
+        for number in queue:
+            text = f"Write about rain, number {number}."
+            await wire.complete(Request(messages=({"role": "user", "content": text},), max_tokens=60))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(in_flight)))
+    seconds = time.perf_counter() - started
+    await wire.close()
+    return seconds
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "throughput": throughput,
+    "kills": kills,
+    "faults": faults,
+    "rate": rate,
+    "money": money,
+    "resume": resume,
+    "memory": memory,
+    "fixed": fixed,
+    "clients": clients,
+}
+PARTS = {"fill": fill, "find": find, "compact": compacted, "driver": driver}
+"""What some of them run in a process of its own."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; all without a name")
+    parser.add_argument("names", nargs="*", help=f"{', '.join(BENCHMARKS)}; all without a name")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
-    for name in arguments.names or BENCHMARKS:
-        BENCHMARKS[name](arguments)
+    if not arguments.names:
+        # Each in a process of its own: a Ray that was started for one decides nothing for the next.
+        for name in BENCHMARKS:
+            subprocess.run([sys.executable, __file__, name], check=True)
+    for name in arguments.names:
+        (BENCHMARKS | PARTS)[name](arguments)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ _QUIET = {
 _STORE_BYTES = 512 << 20
 
 
-def start() -> None:
-    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine's cores."""
+def start(cores: int | None = None) -> None:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine's cores.
+
+    `cores` says how many Ray is to count with; default: those that this process may use.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -27,14 +30,14 @@ def start() -> None:
 
     if not ray.is_initialized():
         with _silent_stderr():
-            _join_or_start()
+            _join_or_start(cores or len(os.sched_getaffinity(0)))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # The newer reader merges small files into one block, whatever number of blocks is asked for.
     context.use_datasource_v2 = False
 
 
-def _join_or_start() -> None:
+def _join_or_start(cores: int) -> None:
     import ray
 
     if os.environ.get("RAY_ADDRESS"):
@@ -50,7 +53,7 @@ def _join_or_start() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
         address="local",
-        num_cpus=len(os.sched_getaffinity(0)),
+        num_cpus=cores,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",

@@ -107,8 +107,10 @@ class Prompt(Operator):
         for name in _variables(self.template) & {"labels", "guideline"} - set(before.names):
             raise InputError(f"the template's {name!r} must be written task.{name}")
         if self.context.language is not None:
-            sample = self._request(_Said(({"role": "user", "content": ""},)), ("", self.step, 0), again=False)
-            self.context.language.check_request(sample)
+            said = _Said(({"role": "user", "content": ""},), self.prefill)
+            sample = self._request(said, ("", self.step, 0), again=False)
+            together = self.n if self.together else 1
+            self.context.language.check_request(replace(sample, n=together))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Ask for every row at once; a row whose call fails gets `failed`."""
@@ -163,23 +165,30 @@ class Prompt(Operator):
                 raise answer
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
-    async def _together(self, calls: Calls, row: Mapping[str, Any], said: _Said) -> list[_Answered]:
+    async def _together(self, calls: Calls, row: Mapping[str, Any], said: _Said) -> list[_Answered | None]:
         origin = (row["row_id"], self.step, 0)
         request = replace(self._request(said, origin, again=False), n=self.n)
         call = await calls.ask(request, origin)
-        return [_Answered(call.key, choice) for choice in call.response.choices()]
+        answers = [_Answered(call.key, choice) for choice in call.response.choices()]
+        return [*answers, *[None] * self.n][: self.n]  # what is missing is asked for one by one
 
     async def _answer(
         self, calls: Calls, row: Mapping[str, Any], said: _Said, ordinal: int, first: _Answered | None
     ) -> dict[str, Any]:
         """Return the columns of one answer, or why there are none."""
         result = _failure("", "")
+        attempts = 0
         # A retry keeps the bad answer and draws another one, which is kept in its turn.
         for attempt in range(self.context.retry + 1):
             origin = (row["row_id"], self.step, ordinal + attempt * self.n)
-            result = await self._drawn(calls, said, origin, attempt, None if attempt else first)
-            if result["failed"] is None or result["failed"]["error"] not in _BAD:
+            result = await self._drawn(calls, said, origin, None if attempt else first, again=attempt > 0)
+            if result["failed"] is None:
                 break
+            attempts += result["failed"]["attempts"]
+            if result["failed"]["error"] not in _BAD:
+                break
+        if result["failed"]:
+            result["failed"]["attempts"] = attempts
         return result
 
     async def _drawn(
@@ -187,32 +196,34 @@ class Prompt(Operator):
         calls: Calls,
         said: _Said,
         origin: tuple[str, str, int],
-        attempt: int,
         answered: _Answered | None,
+        *,
+        again: bool,
     ) -> dict[str, Any]:
         """Return one draw; a bad answer is shown to the model again with what is wrong."""
         asking = said
         result = _failure("", "")
         for reask in range(self.reasks + 1):
             if answered is None:
-                request = self._request(asking, origin, again=attempt > 0)
+                request = self._request(asking, origin, again=again)
                 try:
                     call = await calls.ask(request, origin)
                 except ModelError as error:
                     if error.fatal:
                         raise
-                    return _failure(error.kind, str(error), error.attempts)
+                    return _failure(error.kind, str(error), reask + error.attempts)
                 answered = _Answered(call.key, call.response.choices()[0])
             choice, traces = answered.choice, self._traces(answered)
             try:
                 return {"columns": {**self._read(choice), **traces}, "failed": None}
             except ValueError as error:
                 kind = "NoText" if not choice.text and choice.finish_reason != "stop" else "InvalidAnswer"
-                result = _failure(kind, str(error), attempt + reask + 1)
+                result = _failure(kind, str(error), reask + 1)
                 result["columns"] = traces
                 if kind == "NoText" or choice.finish_reason == "length" or self.raw:
                     break  # it would be cut again, refused again, or there is no chat to go on with
-                asking = said.again(choice.text, str(error))
+                # With all the bad answers so far: to the same question there would be the same answer.
+                asking = asking.again(choice.text, str(error))
             answered = None
         return result
 
@@ -223,10 +234,7 @@ class Prompt(Operator):
             f"{self.step}_call": answered.key,
         }
         if self.logprobs is not None and choice.logprobs is not None:
-            traces[f"{self.step}_logprobs"] = [
-                {**one, "top": [{"token": token, "logprob": value} for token, value in one["top"].items()]}
-                for one in choice.logprobs
-            ]
+            traces[f"{self.step}_logprobs"] = [{**one, "top": _likely(one["top"])} for one in choice.logprobs]
         return traces
 
     def said(self, row: Mapping[str, Any]) -> _Said:
@@ -316,6 +324,12 @@ def _shape(writes: str) -> Shape:
 @functools.lru_cache(maxsize=64)
 def _model_shape(model: type) -> Shape:
     return Shape(model)
+
+
+def _likely(top: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return alternatives, the likeliest first; the store does not keep their order."""
+    by_chance = sorted(top.items(), key=lambda one: (-one[1], one[0]))
+    return [{"token": token, "logprob": value} for token, value in by_chance]
 
 
 def _failure(error: str, message: str, attempts: int = 1) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -32,21 +33,22 @@ class Shape:
 
     def __init__(self, writes: Any) -> None:
         self._model: Any = writes if isinstance(writes, type) else None
+        definitions: Mapping[str, Any] = {}
         if self._model is not None:
-            held = _model_schema(self._model)
-            self.definitions: Mapping[str, Any] = held.get("$defs", {})
-            properties = held.get("properties", {})
+            properties, definitions = _model_properties(self._model, "validation")
+            # What a model reads and what it gives may differ in names and types.
+            given, self.definitions = _model_properties(self._model, "serialization")
         else:
+            properties = given = {name: _property(name, rule) for name, rule in writes.items()}
             self.definitions = {}
-            properties = {name: _property(name, rule) for name, rule in writes.items()}
         self.schema: dict[str, Any] = {
             "type": "object",
             "properties": properties,
             "required": list(properties),
             "additionalProperties": False,
-            **({"$defs": self.definitions} if self.definitions else {}),
+            **({"$defs": definitions} if definitions else {}),
         }
-        self.columns = {name: self._kind(f"writes.{name}", rule) for name, rule in properties.items()}
+        self.columns = {name: self._kind(f"writes.{name}", rule) for name, rule in given.items()}
 
     def check(self) -> None:
         """Raise an InputError when it is no valid JSON schema."""
@@ -57,6 +59,8 @@ class Shape:
         except jsonschema.SchemaError as error:
             where = ".".join(str(part) for part in list(error.absolute_path)[1:])
             raise InputError(f"writes.{where}: no JSON schema: {error.message}") from None
+        if self._model is None and '"$ref":' in ordered(self.schema):
+            raise InputError("writes: a $ref refers to nothing here; write the schema out in its place")
 
     def read(self, text: str) -> dict[str, Any]:
         """Return the columns in an answer: the whole of it, or the JSON inside of fences or prose.
@@ -69,10 +73,12 @@ class Shape:
                 return self._fitting(value)
             except ValueError as error:
                 wrong = wrong or error
+            except RecursionError:
+                wrong = wrong or ValueError("nested too deep")
         if wrong:
             raise wrong
         try:
-            json.loads(text, parse_constant=_no_number)
+            json.loads(text, parse_constant=_no_number, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON: {error}") from None
         raise ValueError("not a JSON object")
@@ -80,32 +86,37 @@ class Shape:
     def _fitting(self, value: Any) -> dict[str, Any]:
         error = next(iter(_validator(ordered(self.schema)).iter_errors(value)), None)
         if error is not None:
-            place = ".".join(str(part) for part in error.absolute_path)
-            raise ValueError(f"{place}: {error.message}" if place else error.message)
+            # Of a choice of schemas each says for itself what it allows.
+            found = dict.fromkeys(one.message for one in error.context or (error,))
+            raise ValueError(_placed(error.absolute_path, ", and ".join(found)))
         if self._model is not None:
-            value = self._model.model_validate(value).model_dump(mode="json")
-        try:
-            for name, kind in self.columns.items():
+            value = _validated(self._model, value)
+        for name, kind in self.columns.items():
+            try:
                 pa.array([value[name]], kind)
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as problem:
-            raise ValueError(f"no column holds it: {problem}") from None
+            except (pa.ArrowException, OverflowError, UnicodeEncodeError) as problem:
+                raise ValueError(f"{name}: no column holds it: {problem}") from None
         return dict(value)
 
-    def _kind(self, place: str, rule: Any) -> pa.DataType:
-        """Return the Arrow type of a JSON schema."""
+    def _kind(self, place: str, rule: Any, around: tuple[Any, ...] = ()) -> pa.DataType:
+        """Return the Arrow type of a JSON schema, which stands inside of the schemas `around`."""
         rule = self._resolved(place, rule)
-        kind = rule.get("type")
+        if any(rule is one for one in around):
+            raise InputError(f"{place}: contains itself, to any depth; a column's type has an end")
+        around = (*around, rule)
+        kind, texts, items, parts = (rule.get(name) for name in ("type", "enum", "items", "properties"))
         if isinstance(kind, list):
-            kind = next((one for one in kind if one != "null"), None)
-        if kind in TYPES:
+            kinds = [one for one in kind if one != "null"]
+            kind = kinds[0] if len(kinds) == 1 else kinds
+        if isinstance(kind, str) and kind in TYPES:
             return TYPES[kind]
-        if kind is None and "enum" in rule and all(isinstance(one, str) for one in rule["enum"]):
+        if kind is None and isinstance(texts, list) and {type(one) for one in texts} - {type(None)} == {str}:
             return pa.string()
-        if kind == "array" and isinstance(rule.get("items"), Mapping):
-            return pa.list_(self._kind(f"{place}.items", rule["items"]))
-        if kind == "object" and rule.get("properties"):
+        if kind == "array" and isinstance(items, Mapping):
+            return pa.list_(self._kind(f"{place}.items", items, around))
+        if kind == "object" and isinstance(parts, Mapping) and parts:
             return pa.struct(
-                [(name, self._kind(f"{place}.{name}", one)) for name, one in rule["properties"].items()]
+                [(name, self._kind(f"{place}.{name}", one, around)) for name, one in parts.items()]
             )
         raise _no_type(place, rule)
 
@@ -113,9 +124,13 @@ class Shape:
         if not isinstance(rule, Mapping):
             raise _no_type(place, rule)
         if "$ref" in rule:
-            return self._resolved(place, self.definitions.get(str(rule["$ref"]).rpartition("/")[2]))
-        options = [one for one in rule.get("anyOf", ()) if one != {"type": "null"}]
-        return self._resolved(place, options[0]) if len(options) == 1 else rule
+            referred = self.definitions.get(str(rule["$ref"]).rpartition("/")[2])
+            return self._resolved(place, referred) if referred else rule
+        options = rule.get("anyOf")
+        if isinstance(options, list):
+            options = [one for one in options if one != {"type": "null"}]
+            return self._resolved(place, options[0]) if len(options) == 1 else rule
+        return rule
 
 
 def _property(name: str, rule: Any) -> dict[str, Any]:
@@ -136,29 +151,69 @@ def _no_type(place: str, rule: Any) -> InputError:
     )
 
 
-def _model_schema(model: type) -> dict[str, Any]:
+def _model_properties(model: type, mode: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the properties of a pydantic model and the definitions that they refer to."""
     if not hasattr(model, "model_json_schema"):
         raise InputError(f"writes must be a column, a mapping or a pydantic model, but is {model!r}")
-    held: dict[str, Any] = model.model_json_schema()
-    return held
+    held = model.model_json_schema(mode=mode)
+    definitions = held.get("$defs", {})
+    if "$ref" in held:  # one that contains itself
+        held = definitions[held["$ref"].rpartition("/")[2]]
+    return held.get("properties", {}), definitions
+
+
+def _validated(model: Any, value: Any) -> dict[str, Any]:
+    """Return what a pydantic model makes of an answer, its own validators applied."""
+    from pydantic import ValidationError
+
+    try:
+        made: dict[str, Any] = model.model_validate(value).model_dump(mode="json", by_alias=True)
+    except ValidationError as error:
+        # Its own text names pydantic's version, and an answer's key would change with it.
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise ValueError("; ".join(_placed(one["loc"], one["msg"]) for one in found)) from None
+    return made
+
+
+def _placed(place: Iterable[Any], message: str) -> str:
+    where = ".".join(str(part) for part in place)
+    return f"{where}: {message}" if where else message
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects in a text, outermost first, the whole text before a part of it."""
-    decoder = json.JSONDecoder(parse_constant=_no_number)
+    """Yield the JSON objects in a text, outermost first, but nothing from inside of one that was cut."""
+    decoder = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
     place = 0
-    for match in re.finditer(r"\{", text):
+    for match in re.finditer(r'\{(?=\s*["}])', text):
         if match.start() < place:
             continue  # inside of one that was tried
         try:
             value, place = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return
+        except ValueError as error:
+            if _at_end(error, text):
+                return
             continue
         yield value
 
 
+def _at_end(error: ValueError, text: str) -> bool:
+    """Whether JSON is wrong only in that it stops."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip())
+
+
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON")  # Python's parser alone takes NaN and Infinity
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
 
 
 @functools.lru_cache(maxsize=64)

@@ -60,7 +60,7 @@ class Calls:
         self.fatal: ModelError | None = None
         self._store = Store(Path(folder)) if folder else None
         self._permits = Permits.of(language, exchange or _alone(language, folder))
-        self._answered_at = time.monotonic()
+        self._busy_since: float | None = None
         self.turns = asyncio.Semaphore(language.in_flight + language.in_flight // 4 + 8)
         """Rows take a turn before anything is made of them: what is ready to be sent is enough, and a block
         of rows that is made ready at once would keep the answers of others waiting."""
@@ -118,6 +118,9 @@ class Calls:
         failures = attempts = 0
         while True:
             grant = await self._permits.take(bound)
+            if self.fatal:
+                self._permits.end(grant, bound, NOTHING)
+                raise self.fatal  # every call would meet it: none is sent after the first
             attempts += 1
             sending = _Sending(self, key, request, origin, bound, attempts, grant)
             try:
@@ -126,7 +129,7 @@ class Calls:
                 error.attempts = attempts
                 failures += error.kind != "HTTP429"
                 if error.fatal:
-                    self.fatal = error
+                    self._end(error)
                 if not error.again or failures > self._language.retries:
                     raise
                 self._lose_patience(error)
@@ -134,20 +137,25 @@ class Calls:
 
     def _lose_patience(self, error: ModelError) -> None:
         """End the run where waiting is no cure; being told to wait is no failure and uses up no retry."""
-        if error.kind != "HTTP429":
-            return
-        waited = time.monotonic() - self._answered_at
-        if (error.after_s or 0.0) > PATIENCE_S or waited > PATIENCE_S:
-            wish = (
-                f"wants to be left alone for {error.after_s:.0f} s" if error.after_s else "says nothing else"
-            )
-            self.fatal = ModelError(
-                f"{error}; it {wish}, and has answered no call for {waited:.0f} s: run again later",
+        now = time.monotonic()
+        if error.kind == "HTTP429" and self._busy_since is None:
+            self._busy_since = now
+        waited = now - (now if self._busy_since is None else self._busy_since)
+        wish = error.after_s or 0.0
+        if max(wish, waited) > PATIENCE_S:
+            wished = f"wants to be left alone for {wish:.0f} s" if wish else "says nothing else"
+            fatal = ModelError(
+                f"{error}; it {wished}, and has answered no call for {waited:.0f} s: run again later",
                 error.kind,
                 fatal=True,
                 attempts=error.attempts,
             )
-            raise self.fatal
+            self._end(fatal)
+            raise fatal
+
+    def _end(self, fatal: ModelError) -> None:
+        """Send no further call, and let none wait for leave to be sent."""
+        self.fatal = self._permits.refused = fatal
 
 
 @dataclass
@@ -176,13 +184,11 @@ class _Sending:
             raise
         finally:
             calls._permits.end(self.grant, self.bound, took, throttled_s=throttled_s)
-        calls._answered_at = time.monotonic()
+        calls._busy_since = None
         return response
 
     async def _sent(self) -> Response:
         calls = self.calls
-        if calls.fatal:
-            raise calls.fatal  # every call would meet it: none is sent after the first
         self.started = time.time()
         if calls._complete is None:
             # Not before: a run whose answers are all kept needs no model.

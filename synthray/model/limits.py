@@ -80,6 +80,7 @@ class _Worker:
     wanted: int = 0
     seen: float = 0.0
     aside: Amount = NOTHING
+    told: Grant | None = None
 
 
 @dataclass
@@ -154,25 +155,27 @@ class Limiter:
         # What a run before this one sent a moment ago is in the endpoint's minute too.
         for window, recent in ((self._requests, history.recent_calls), (self._tokens, history.recent_tokens)):
             if window and recent:
-                window.take(recent, now)
+                window.take(min(recent, window.limit), now)
         self._budget_nano = None if language.budget_usd is None else round(language.budget_usd * NANO)
         self._budget_tokens = language.budget_tokens
         self._spent = history.spent
         self._aside = NOTHING
         self._workers: dict[str, _Worker] = {}
+        self._dead: dict[str, _Worker] = {}
         self._expected = workers
         self._starts_until = now + SILENT_S
         self._grants = self._first = random.getrandbits(48)
-        self._token_grants: dict[int, Taken] = {}
+        self._token_grants: collections.OrderedDict[int, Taken] = collections.OrderedDict()
 
     def exchange(self, report: Report) -> Grant:
         """Take a worker's report and say what it may do now."""
         now = self._clock()
-        worker = self._workers.setdefault(report.worker, _Worker())
-        if report.number > worker.number:  # one that is told twice, since its answer was lost, counts once
-            worker.number = report.number
-            self._settle(worker, report, now)
+        worker = self._known(report.worker)
         worker.seen = now
+        if worker.told and report.number <= worker.number:
+            return worker.told  # one that is told twice, since its answer was lost, counts once
+        worker.number = report.number
+        self._settle(worker, report, now)
         self._bury(now)
         worker.held = max(report.share, report.in_use)
         worker.wanted = report.in_use + report.waiting
@@ -181,9 +184,21 @@ class Limiter:
         worker.held = max(worker.held, share)
         self._grants += 1
         hold = max(0.0, self._hold_until - now)
-        calls = 0 if hold else self._let(worker, report.asked, now)
+        asked = report.asked
+        if self._requests or self._tokens:
+            # What waits for a place would be sent in another minute than the one it counts in.
+            asked = asked[: max(0, share - report.in_use)]
+        calls = 0 if hold else self._let(worker, asked, now)
         refused = self._refused(report.asked[calls]) if calls < len(report.asked) else ""
-        return Grant(self._grants, share, calls, hold, refused)
+        worker.told = Grant(self._grants, share, calls, hold, refused)
+        return worker.told
+
+    def _known(self, name: str) -> _Worker:
+        if name in self._dead:  # it was only slow: what it has under way will end after all
+            worker = self._workers[name] = self._dead.pop(name)
+            self._aside += worker.aside
+            self._spent -= worker.aside
+        return self._workers.setdefault(name, _Worker())
 
     # Calls in flight.
 
@@ -227,7 +242,7 @@ class Limiter:
     def _bury(self, now: float) -> None:
         """Take back the share of workers that are dead; what they may have sent counts as spent."""
         for name in [name for name, one in self._workers.items() if now - one.seen > SILENT_S]:
-            dead = self._workers.pop(name)
+            dead = self._dead[name] = self._workers.pop(name)
             self._aside -= dead.aside
             self._spent += dead.aside
 
@@ -248,8 +263,8 @@ class Limiter:
             aside += amount
             let += 1
         worker.aside += aside
-        for grant in [grant for grant, taken in self._token_grants.items() if not taken.counts]:
-            del self._token_grants[grant]
+        while self._token_grants and not next(iter(self._token_grants.values())).counts:
+            self._token_grants.popitem(last=False)
         return let
 
     def _fits(self, amount: Amount, now: float) -> bool:

@@ -34,7 +34,12 @@ class OpenAI(Language):
     @property
     def lacks(self) -> frozenset[str]:
         """OpenAI's own takes an assistant's last message for a turn that is over."""
-        return frozenset() if self.base_url else frozenset({"prefill"})
+        return frozenset({"prefill"}) if self._own else frozenset()
+
+    @property
+    def _own(self) -> bool:
+        """Whether it is OpenAI's own endpoint, named or not."""
+        return self.base_url is None or self.base_url.startswith("https://api.openai.com/")
 
     def identity(self) -> dict[str, Any]:
         """Return the model's name and where it is served."""
@@ -47,23 +52,33 @@ class OpenAI(Language):
         if self.base_url is not None:
             self._check_url(self.base_url)
         variable = self._key_variable()
-        if variable is None:
+        if variable is None or os.environ.get(variable, "").strip():
             return
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
             # It may be the key itself, so the message does not repeat it.
-            raise InputError("model: api_key_env must be the name of an environment variable, not a key")
-        if not os.environ.get(variable):
             raise InputError(
-                f"model: the environment variable {variable} is not set; export {variable}=... "
-                "or name another by api_key_env"
+                "model: api_key_env must be the name of an environment variable that is set, not a key"
             )
+        raise InputError(
+            f"model: the environment variable {variable} is not set; export {variable}=... "
+            "or name another by api_key_env"
+        )
 
     def _check_url(self, base_url: str) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise InputError(f"model: base_url must start with http:// or https://: {base_url!r}")
         if "@" in base_url:
             raise InputError("model: base_url must hold no user or password; name a key by api_key_env")
-        if self.api_key_env == _OWN_KEY and urlsplit(base_url).netloc != urlsplit(_OWN).netloc:
+        try:
+            parts = urlsplit(base_url)
+            reached = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            reached = False
+        if not reached:
+            raise InputError(
+                f"model: base_url must name a host, such as http://localhost:8000/v1: {base_url!r}"
+            )
+        if self.api_key_env == _OWN_KEY and not self._own:
             raise InputError(
                 f"model: {_OWN_KEY} goes to OpenAI alone, not to {base_url}; put that endpoint's key into a "
                 "variable of its own and name it by api_key_env"
@@ -75,11 +90,11 @@ class OpenAI(Language):
         return Wire(
             self.base_url or _OWN,
             self.name,
-            key=os.environ.get(variable, "") if variable else "",
+            key=os.environ.get(variable, "").strip() if variable else "",
             timeout_s=self.timeout_s,
             send_seed=self.send_seed,
             # OpenAI's own newer models refuse the older name.
-            limit_name="max_tokens" if self.base_url else "max_completion_tokens",
+            limit_name="max_completion_tokens" if self._own else "max_tokens",
         ).complete
 
     def _key_variable(self) -> str | None:

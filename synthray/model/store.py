@@ -16,6 +16,7 @@ flight when its process died, and counts in full.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import json
 import os
@@ -94,25 +95,25 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._sources: list[Path] = []
+        self._numbers: dict[Path, int] = {}
         self._read_to: dict[Path, int] = {}
         self._index = _Index()
         self._journal = _Journal(folder)
         self._groups: OrderedDict[tuple[int, int], dict[str, pa.Array]] = OrderedDict()
         self._starts: dict[int, list[int]] = {}
-        self._own = -1
         self._open: dict[int, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Take in what other processes have kept since."""
-        self._journal.check()
-        sealed = sealed_journals(self._folder)
-        for path in sorted(self._folder.glob("*.parquet")):
+        journals, parquet, _ = kept_files(self._folder)
+        self._journal.check(journals)
+        for path in parquet:
             if path not in self._read_to:
                 self._read_to[path] = -1
                 self._read_parquet(path)
-        for path in sorted(self._folder.glob("*.jsonl")):
-            if path != self._journal.path and path.name not in sealed:
+        for path in journals:
+            if path != self._journal.path:
                 self._read_journal(path)
 
     def _read_parquet(self, path: Path) -> None:
@@ -132,8 +133,10 @@ class Store:
         self._index.add_many(hashes, answered.astype(np.int64) | np.int64(number << _OFFSET_BITS))
 
     def _number(self, path: Path) -> int:
-        self._sources.append(path)
-        return len(self._sources) - 1
+        if path not in self._numbers:
+            self._numbers[path] = len(self._sources)
+            self._sources.append(path)
+        return self._numbers[path]
 
     def _read_journal(self, path: Path) -> None:
         start = self._read_to.get(path, 0)
@@ -143,15 +146,15 @@ class Store:
             file = path.open("rb")
         except FileNotFoundError:
             return  # it has become Parquet just now
-        number = self._sources.index(path) if path in self._read_to else self._number(path)
-        place = (number << _OFFSET_BITS) | start
+        place = (self._number(path) << _OFFSET_BITS) | start
         with file:
             file.seek(start)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 if line.startswith(b'{"key":"'):
-                    self._index.add(int(line[_KEY_AT : _KEY_AT + _HASH_DIGITS], 16), place)
+                    with contextlib.suppress(ValueError):  # two lines, of which a full disk made one
+                        self._index.add(int(line[_KEY_AT : _KEY_AT + _HASH_DIGITS], 16), place)
                 place += len(line)
         self._read_to[path] = place & ((1 << _OFFSET_BITS) - 1)
 
@@ -172,6 +175,8 @@ class Store:
             self._index = _Index()
             self._read_to.clear()
             self.refresh()
+            if self._journal.path:
+                self._read_journal(self._journal.path)
             return self.get(key)
         if held is None or held.get("key") != key:
             return None  # a line that a full disk tore: as good as never answered
@@ -224,10 +229,7 @@ class Store:
     def keep(self, key: str, record: dict[str, Any]) -> None:
         """Append an answered call; on return it survives the end of this process."""
         path, offset = self._journal.append(f'{{"key":"{key}",', record)
-        if path not in self._read_to:
-            self._read_to[path] = 0
-            self._own = self._number(path)
-        self._index.add(int(key[:_HASH_DIGITS], 16), (self._own << _OFFSET_BITS) | offset)
+        self._index.add(int(key[:_HASH_DIGITS], 16), (self._number(path) << _OFFSET_BITS) | offset)
 
     def lose(self, key: str, record: dict[str, Any]) -> None:
         """Append a call that was sent and has no answer, but may have been paid for."""
@@ -281,16 +283,16 @@ class _Journal:
         if self.path is None:
             self.path = self._folder / f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:12]}.jsonl"
             self._out = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            self._end = self._synced = self._reservations = 0
+            self._end = self._synced = 0
         return self.path
 
     def _close(self) -> None:
         os.close(self._out)
         self.path = None
 
-    def check(self) -> None:
+    def check(self, journals: list[Path]) -> None:
         """Begin a new file when this one became Parquet, while this process had nothing to say."""
-        if self.path is not None and os.fstat(self._out).st_nlink == 0:
+        if self.path is not None and self.path not in journals:
             self._close()
 
     def sync(self) -> None:
@@ -336,10 +338,9 @@ class _Index:
             return found
         import numpy as np
 
-        at = int(np.searchsorted(self._hashes, np.uint64(hashed)))
-        if at < len(self._hashes) and self._hashes[at] == hashed:
-            return int(self._places[at])
-        return None
+        # Of several the newest, which is what the dict has too: an older one may be torn.
+        at = int(np.searchsorted(self._hashes, np.uint64(hashed), side="right")) - 1
+        return int(self._places[at]) if at >= 0 and self._hashes[at] == hashed else None
 
 
 def _response(held: dict[str, Any]) -> Response:
@@ -363,10 +364,10 @@ def compact(folder: Path) -> None:
     A kill leaves the journals, or the Parquet file with the journals that it names beside it. A journal that
     grew meanwhile, since a worker of a killed run was still alive, is left for the next time.
     """
-    sealed = sealed_journals(folder)
-    for name in sealed:
-        (folder / name).unlink(missing_ok=True)
-    sizes = {path: path.stat().st_size for path in sorted(folder.glob("*.jsonl"))}
+    journals, _, sealed = kept_files(folder)
+    for path in sealed:
+        path.unlink(missing_ok=True)
+    sizes = {path: path.stat().st_size for path in journals}
     if not sizes:
         return
     part = folder / f".{uuid.uuid4().hex}.part"
@@ -381,7 +382,7 @@ def compact(folder: Path) -> None:
         os.fsync(written.fileno())
     part.replace(folder / f"{min(sizes).stem}.parquet")
     for path in sizes:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -401,23 +402,34 @@ def history(folder: Path, identity: Mapping[str, Any]) -> History:
         return History()
     recent = f"""FILTER (WHERE "at" > {time.time() - WINDOW_S})"""
     with Query({"calls": relation}, files=tuple(files)) as query:
-        tokens, nano, calls, last = query.rows(
-            "SELECT coalesce(sum(tokens), 0)::BIGINT, "
+        by_model = query.rows(
+            "SELECT model, coalesce(sum(tokens), 0)::BIGINT, "
             f"coalesce(sum(round(cost * {NANO})::HUGEINT), 0)::BIGINT, "
             f"count(*) {recent}, coalesce(sum(tokens) {recent}, 0)::BIGINT "
-            f"FROM calls WHERE model::JSON = {quoted(canonical(identity))}::JSON"
-        )[0]
+            "FROM calls WHERE model IS NOT NULL GROUP BY model"
+        )
+    # As values: DuckDB writes a number in its own way, such as 0.00001 for 1e-05.
+    wanted = json.loads(canonical(identity))
+    sums = [counted for model, *counted in by_model if json.loads(model) == wanted]
+    tokens, nano, calls, last = (sum(column) for column in zip(*sums, strict=True)) if sums else (0,) * 4
     return History(Amount(tokens, nano), calls, last)
 
 
-def sealed_journals(folder: Path) -> set[str]:
-    """Return the names of journals that stand in a Parquet file; a kill may have left them there."""
+def kept_files(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return a folder's journals and Parquet files, and the journals that stand in Parquet already.
+
+    A Parquet file names the journals that it was; a kill may have left them there.
+    """
     import pyarrow.parquet as pq
 
+    # Journals first: one that becomes Parquet meanwhile is then among the Parquet files.
+    journals = sorted(folder.glob("*.jsonl"))
+    parquet = sorted(folder.glob("*.parquet"))
     sealed: set[str] = set()
-    for path in folder.glob("*.parquet"):
+    for path in parquet:
         sealed |= set(json.loads((pq.read_metadata(path).metadata or {}).get(b"journals", b"[]")))
-    return sealed
+    left = [path for path in journals if path.name in sealed]
+    return [path for path in journals if path.name not in sealed], parquet, left
 
 
 def calls_relation(folder: Path, files: list[str], *, settle: bool = False) -> str:
@@ -425,9 +437,7 @@ def calls_relation(folder: Path, files: list[str], *, settle: bool = False) -> s
 
     `settle` counts the calls that are in flight as lost ones, for when nobody can be waiting for them.
     """
-    sealed = sealed_journals(folder) if folder.is_dir() else set()
-    parquet = sorted(str(path) for path in folder.glob("*.parquet"))
-    journals = sorted(str(path) for path in folder.glob("*.jsonl") if path.name not in sealed)
+    journals, parquet, _ = ([str(path) for path in paths] for paths in kept_files(folder))
     files.extend([*parquet, *journals])
     parts = []
     if parquet:

@@ -6,6 +6,9 @@ benchmarks/calls.py --clients), and sends OPENAI_ORG_ID to whoever is asked.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import contextlib
 import json
 import resource
 import time
@@ -25,6 +28,7 @@ _FATAL = {401: "the key is refused", 403: "the key may not do this", 404: "no su
 _AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
 _OF_THE_ROW = frozenset({"messages", "prompt", "max_tokens", "max_completion_tokens"})
 _LARGEST = 8 << 20
+_CONNECT_S = 30.0
 _NO_TEXT = "no_text"
 
 
@@ -52,6 +56,7 @@ class Wire:
         self._send_seed = send_seed
         self._limit_name = limit_name
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def complete(self, request: Request) -> Response:
         """Send a request once and read its answer; every way it can fail is a ModelError."""
@@ -62,18 +67,8 @@ class Wire:
         try:
             async with self._opened().post(self.base_url + path, data=body, allow_redirects=False) as answer:
                 raw = await _whole(answer)
-        except TimeoutError:
-            raise self._error(
-                f"gave no answer in {self._timeout_s:g} s", "Timeout", again=True, billed=True
-            ) from None
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise self._error(f"has no certificate to trust: {error}", "Connection", fatal=True) from None
-        except aiohttp.ClientConnectorError as error:
-            raise self._error(f"cannot be reached: {error.os_error}", "Connection", again=True) from None
-        except (aiohttp.ClientError, ConnectionError) as error:
-            # What was sent may have been worked on, and paid for, before the connection was lost.
-            what = str(error) or type(error).__name__
-            raise self._error(f"hung up: {what}", "Connection", again=True, billed=True) from None
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
+            raise self._lost(error) from None
         if answer.status != 200:
             raise self._refusal(answer.status, answer.headers, raw, request)
         return self._read(raw, request)
@@ -89,11 +84,15 @@ class Wire:
             self._session = aiohttp.ClientSession(
                 # Who may ask at once is decided before; a second limit here would only hide it.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+                timeout=aiohttp.ClientTimeout(
+                    total=self._timeout_s, sock_connect=min(_CONNECT_S, self._timeout_s / 2)
+                ),
                 headers=headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 proxy=_proxy(self.base_url),
             )
+            self._loop = asyncio.get_running_loop()
+            atexit.register(self._close_at_exit)
         return self._session
 
     async def close(self) -> None:
@@ -101,6 +100,13 @@ class Wire:
         if self._session is not None:
             await self._session.close()
             self._session = None
+            atexit.unregister(self._close_at_exit)
+
+    def _close_at_exit(self) -> None:
+        """Close what nobody closed, since aiohttp complains on the terminal."""
+        if self._loop is not None and self._loop.is_running():
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(self.close(), self._loop).result(1)
 
     # What is sent.
 
@@ -132,7 +138,7 @@ class Wire:
     def _read(self, raw: bytes, request: Request) -> Response:
         try:
             answer = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._error(f"sent no JSON: {error}", "BadResponse", again=True, billed=True) from None
         try:
             choices = [self._choice(held, request) for held in answer["choices"]]
@@ -140,13 +146,13 @@ class Wire:
             tokens = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]
             first = choices[0]
         except (KeyError, IndexError, TypeError, AttributeError):
-            shown = self._without_key(str(answer)[:200])
+            shown = self._without_key(str(answer))[:200]
             raise self._error(
                 f"sent no completion: {shown}", "BadResponse", again=True, billed=True
             ) from None
         if len(choices) < request.n:
             raise self._lacks("n", f"{len(choices)} answers to n={request.n}")
-        if request.logprobs is not None and first.logprobs is None:
+        if request.logprobs is not None and first.logprobs is None and first.text:
             raise self._lacks("logprobs", "no logprobs")
         more = tuple(choices[1 : request.n])
         return Response(
@@ -154,7 +160,7 @@ class Wire:
         )
 
     def _choice(self, held: Mapping[str, Any], request: Request) -> Choice:
-        text = held["message"]["content"] if request.prompt is None else held["text"]
+        text = held["message"].get("content") if request.prompt is None else held["text"]
         reason = str(held.get("finish_reason") or "stop")
         if not isinstance(text, str):
             # It was answered and paid for: kept like any answer, so that it is not asked for again.
@@ -173,15 +179,42 @@ class Wire:
             why = "the account has no credit left"
         elif 300 <= status < 400:
             why = "it sends us elsewhere: name the address it means as base_url"
-        elif status in (400, 422) and parameter in set(self._body(request)) - _OF_THE_ROW:
+        elif status in (400, 422) and (
+            code == "unsupported_parameter" or parameter in set(self._body(request)) - _OF_THE_ROW
+        ):
             why = f"the endpoint takes no {parameter}"
         return self._error(
-            f"answered {status} to model {self._name!r}{f' ({why})' if why else ''}: {message}",
+            f"answered {status} to model {self._name!r}{f' ({why})' if why else ''}: "
+            + self._without_key(message)[:300],
             f"HTTP{status}",
             fatal=why is not None,
             again=why is None and status in _AGAIN,
             after_s=_retry_after(headers),
         )
+
+    def _lost(self, error: Exception) -> ModelError:
+        """Return what it means that no answer came; unless nothing was sent, it may have been paid for."""
+        import aiohttp
+
+        match error:
+            case aiohttp.ClientConnectorCertificateError():
+                return self._error(f"has no certificate to trust: {error}", "Connection", fatal=True)
+            case aiohttp.ClientConnectorError():
+                return self._unreached(str(error.os_error))
+            case aiohttp.ClientHttpProxyError():
+                return self._unreached(f"the proxy answered {error.status} {error.message}")
+            case aiohttp.ConnectionTimeoutError():
+                return self._unreached("no connection in time")
+            case TimeoutError():
+                what = f"gave no answer in {self._timeout_s:g} s"
+                return self._error(what, "Timeout", again=True, billed=True)
+            case ValueError():  # an address or a key that no request can hold
+                return self._error(f"cannot be asked: {error}", "Connection", fatal=True)
+        what = f"hung up: {str(error) or type(error).__name__}"
+        return self._error(what, "Connection", again=True, billed=True)
+
+    def _unreached(self, why: str) -> ModelError:
+        return self._error(f"cannot be reached: {why}", "Connection", again=True)
 
     def _lacks(self, feature: str, found: str) -> ModelError:
         return self._error(f"has no {feature}: it sent {found}", "Unsupported", fatal=True, billed=True)
@@ -226,6 +259,8 @@ def _tokens(held: Any) -> list[dict[str, Any]] | None:
             }
             for one in held["content"]
         ]
+    if held.get("tokens") is None:
+        return None
     tops = held.get("top_logprobs") or [None] * len(held["tokens"])
     return [
         {"token": token, "logprob": logprob, "top": top or {}}
@@ -241,13 +276,13 @@ def _said(raw: bytes) -> tuple[str, str, str]:
     """Return an error's message, code and parameter, as far as the endpoint tells them."""
     try:
         held = json.loads(raw)
-    except ValueError:
-        return raw[:300].decode(errors="replace"), "", ""
+    except (ValueError, RecursionError):
+        return raw.decode(errors="replace"), "", ""
     error = held.get("error", held) if isinstance(held, dict) else held
     if not isinstance(error, dict):
-        return str(error)[:300], "", ""
+        return str(error), "", ""
     return (
-        str(error.get("message") or error)[:300],
+        str(error.get("message") or error),
         str(error.get("code") or error.get("type") or ""),
         str(error.get("param") or ""),
     )
@@ -273,9 +308,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _proxy(url: str) -> str | None:
     """Return the proxy that the environment names for a URL; aiohttp would read ~/.netrc at every call."""
     parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
+    if any(urllib.request.proxy_bypass(host) for host in (parts.hostname or "", parts.netloc)):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _allow_connections() -> None:
