@@ -12,6 +12,7 @@ from pathlib import Path
 
 _POLL_S = 0.5
 _LINE_EVERY_S = 15.0
+_ANSWERED = b'{"key"'
 
 
 class Tail:
@@ -40,10 +41,12 @@ class Tail:
                     if not line.endswith(b"\n"):
                         break
                     start += len(line)
+                    if not line.startswith(_ANSWERED):
+                        continue  # about money, or torn by a full disk or a kill
                     try:
                         tokens = json.loads(line).get("completion_tokens") or 0
                     except (ValueError, AttributeError):
-                        continue  # torn by a full disk or a kill; readers pass over it
+                        continue
                     self.calls += 1
                     self.tokens += tokens
             self._offsets[path] = start

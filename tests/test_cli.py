@@ -113,6 +113,32 @@ def test_too_many_failures_end_with_1_and_say_how_to_go_on(
     assert "--retry-failed" in err
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_spent_budget_ends_with_4_keeps_all_answers_and_a_raised_one_goes_on(
+    call: Call, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    # A call may take 64 + 16 tokens of template, 3 of the prompt and 20 of the answer, and takes about 6.
+    priced = RECIPE.replace(
+        "{language: fake", "{language: fake, price: {input: 1, output: 1}, budget_usd: 0.00015"
+    )
+    recipe = str(write(priced.replace("writes: text", "writes: text, max_tokens: 20")))
+    code, out, err = call("run", recipe, "--out", str(tmp_path / "run"))
+    assert (code, out) == (4, "")
+    assert "budget_usd: 0.0000" in err
+    assert "of 0.000150 US dollars are spent and the next call may cost 0.000" in err
+    assert "run the same command again" in err
+    kept = json.loads(
+        call("sql", str(tmp_path / "run"), "SELECT sum(cost) AS usd, count(*) AS n FROM calls", "--json")[1]
+    )
+    assert 0 < kept[0]["usd"] <= 0.00015
+    assert 1 < kept[0]["n"] < 12
+    words = ("run", recipe, "--out", str(tmp_path / "run"), "--set", "model.budget_usd=1", "--json")
+    done = json.loads(call(*words)[1])
+    assert done["calls"]["made_now"] == 12 - kept[0]["n"]
+    assert "US dollars" in call("show", str(tmp_path / "run"))[1]
+
+
 def test_model_output_cannot_steer_the_terminal(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     cli._print_table([{"text": "\x1b[2Jgone [red]not red[/red]"}])
     out = capsys.readouterr().out

@@ -1,8 +1,11 @@
+"""Each error has its exit code and survives the way between processes; near names what was meant."""
+
 import pickle
 
 import pytest
 
 from synthray.errors import (
+    BudgetSpent,
     ConservationError,
     GateRefused,
     InputError,
@@ -24,6 +27,7 @@ from synthray.errors import (
         *((kind, 2) for kind in (InputError, RecipeError, SourceError, QueryError, RunError)),
         *((kind, 1) for kind in (SynthrayError, RunFailed, ConservationError, TooManyFailed)),
         (GateRefused, 3),
+        (BudgetSpent, 4),
     ],
 )
 def test_each_error_has_its_exit_code(kind: type[SynthrayError], code: int) -> None:
@@ -32,15 +36,18 @@ def test_each_error_has_its_exit_code(kind: type[SynthrayError], code: int) -> N
     assert error.exit_code == code
 
 
-def test_a_model_error_is_a_failure_of_the_work_and_one_try_by_default() -> None:
+def test_a_model_error_is_one_try_of_one_row_that_costs_nothing_unless_it_says_so() -> None:
     error = ModelError("no answer", "timeout")
+    assert isinstance(error, RunFailed)
     assert (error.exit_code, error.kind, error.fatal, error.attempts) == (1, "timeout", False, 1)
+    assert (error.again, error.after_s, error.billed) == (False, None, False)
 
 
-def test_a_model_error_survives_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(ModelError("no key", "auth", fatal=True, attempts=3)))
+def test_a_model_error_survives_the_way_between_processes_with_all_it_says() -> None:
+    said = {"fatal": True, "attempts": 3, "again": True, "after_s": 0.5, "billed": True}
+    error = pickle.loads(pickle.dumps(ModelError("no key", "auth", **said)))  # type: ignore[arg-type]
     assert type(error) is ModelError
-    assert (str(error), error.kind, error.fatal, error.attempts) == ("no key", "auth", True, 3)
+    assert (str(error), vars(error)) == ("no key", {"kind": "auth", **said})
 
 
 def test_near_names_the_most_alike_option() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from synthray.pipeline import Pipeline
-from synthray.plan import planned, samples
+from synthray.plan import budget, planned, samples
 from synthray.recipe import load
 
 Small = Callable[..., Pipeline]
@@ -66,3 +66,25 @@ def test_the_calls_of_a_table_of_its_own_are_in_the_plan(small: Small) -> None:
         "prompt": 12,
     }
     assert lines[-1]["rows_at_most"] == 17
+
+
+PRICED = "language: fake, price: {input: 1000000, output: 2000000}"
+
+
+def test_money_is_told_for_each_step_and_in_all_before_any_is_spent(small: Small) -> None:
+    pipeline = small("prompt.n=3", "prompt.max_tokens=50", **{"language: fake": f"{PRICED}, budget_usd: 100"})
+    lines = planned(pipeline)
+    # A million dollars for a million tokens: 36 prompt tokens, and 36 answers of at most 50 tokens for two each.
+    assert {line["step"]: line["usd_about"] for line in lines if line["calls"]} == {"prompt": 36 + 2 * 1800}
+    told = budget(pipeline, lines)
+    assert "In all 36 calls, about 36 prompt and at most 1800 completion tokens" in told
+    assert "about 3636.0000 US dollars" in told
+    assert "budget_usd is 100.0: the run may end at it" in told
+
+
+def test_a_plan_without_prices_says_that_the_money_is_not_known(small: Small) -> None:
+    pipeline = small("prompt.n=4", "prompt.together=true")
+    lines = planned(pipeline)
+    assert [line["calls"] for line in lines if line["calls"]] == [12], "four answers are one call"
+    assert "at no known price" in budget(pipeline, lines)
+    assert "budget" not in budget(pipeline, lines)

@@ -145,6 +145,60 @@ def test_a_model_that_cannot_be_opened_is_found_before_any_call(
         small(**{fake: model}).check()
 
 
+URL = "language: openai, name: m, base_url: 'http://127.0.0.1:9/v1'"
+FAKE = "{language: fake, answers: [one two three, four five six seven, eight nine]}"
+ASKS = '{template: "{{ label }} {{ number }}", writes: text'
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        (f"{{{URL}, budget_usd: 1}}", {}, "budget_usd needs the model's price.*prices:"),
+        (f"{{{URL}, budget_usd: 0}}", {}, "line 5: model openai: budget_usd should be greater than 0"),
+        (f"{{{URL}, price: {{input: 1}}}}", {}, "line 5: model: price must say input and output"),
+        (f"{{{URL}, price: {{input: -1, output: 1}}}}", {}, "price should be greater than or equal to 0"),
+        (
+            f"{{{URL}, budget_usd: 1}}",
+            {"steps:": "prices: none.yaml\nsteps:"},
+            "line 6: prices: .*none.yaml cannot be read",
+        ),
+        (f"{{{URL}}}", {"steps:": "prices: [1]\nsteps:"}, "line 6: prices must map models to .* but is"),
+        (
+            f"{{{URL}, budget_tokens: 9}}",
+            {ASKS: f"{ASKS}, max_tokens: null"},
+            "budget_tokens cannot be kept without max_tokens",
+        ),
+        (
+            f"{{{URL}, tokens_per_minute: 99}}",
+            {ASKS: f"{ASKS}, n: 2, together: true"},
+            "is 512, more than tokens_per_minute",
+        ),
+        (
+            f"{{{URL}, requests_per_minute: 0}}",
+            {},
+            "requests_per_minute should be greater than or equal to 1",
+        ),
+    ],
+    ids=["price", "zero", "half", "negative", "file", "list", "max_tokens", "too few", "no requests"],
+)
+def test_a_limit_that_cannot_be_kept_is_found_before_any_call(
+    small: Small, model: str, more: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        small(**{FAKE: model, **more}).check()
+
+
+def test_a_model_costs_what_the_recipe_or_its_price_list_says(
+    small: Small, write: Callable[..., Path]
+) -> None:
+    write("m: {input: 1, output: 2}\nother: {input: 9, output: 9}\n", "prices.yaml")
+    listed = small(**{FAKE: f"{{{URL}}}", "steps:": "prices: prices.yaml\nsteps:"})
+    own = f"{{{URL}, price: {{input: 3, output: 4}}}}"
+    named = small(**{FAKE: own, "steps:": "prices: prices.yaml\nsteps:"})
+    assert listed.model and listed.model.price == {"input": 1, "output": 2}
+    assert named.model and named.model.price == {"input": 3, "output": 4}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -181,7 +181,7 @@ def _placed(place: Iterable[Any], message: str) -> str:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects in a text, outermost first, but nothing from inside of one that was cut."""
+    """Yield the JSON objects in a text, but nothing from inside of another, be it whole or broken."""
     decoder = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
     place = 0
     for match in re.finditer(r'\{(?=\s*["}])', text):
@@ -189,20 +189,14 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             continue  # inside of one that was tried
         try:
             value, place = decoder.raw_decode(text, match.start())
-        except RecursionError:
-            return
-        except ValueError as error:
-            if _at_end(error, text):
+        except json.JSONDecodeError as error:
+            if error.msg.startswith("Unterminated string"):
                 return
-            continue
-        yield value
-
-
-def _at_end(error: ValueError, text: str) -> bool:
-    """Whether JSON is wrong only in that it stops."""
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip())
+            place = error.pos  # up to here it was one object
+        except (ValueError, RecursionError):
+            return
+        else:
+            yield value
 
 
 def _no_number(name: str) -> None:

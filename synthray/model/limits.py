@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SLACK_S = 1.0
 """A request may reach the endpoint this much later than it was let; the window is longer by it."""
 
-BURST_S = 1.0
+BURST_S = 2.0
 SILENT_S = 10.0
 """A worker that was not heard of for so long is dead; a living one stops sending before."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import math
 import time
 import uuid
@@ -74,25 +75,38 @@ class Permits:
         waiting = _Waiting(amount, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._pump()
-        if not waiting.ready.done():
-            self._start()
-        return await waiting.ready
+        if not waiting.ready.done() and len(self._waiting) == 1:
+            self._start()  # where others wait already, the limiter is asked anyway
+        try:
+            return await waiting.ready
+        except asyncio.CancelledError:
+            if waiting.ready.done() and not (waiting.ready.cancelled() or waiting.ready.exception()):
+                self._leave(waiting.ready.result(), amount, NOTHING)  # stopped in the moment it was let
+            raise
 
     def end(self, grant: int, bound: Amount, took: Amount, *, throttled_s: float | None = None) -> None:
         """Tell that a call ended, what it took, and whether the endpoint wants to be left alone."""
-        self._in_use -= 1
-        if self.counted:
-            before = self._ended.get(grant, Ended(grant, NOTHING, NOTHING))
-            self._ended[grant] = Ended(grant, before.bound + bound, before.took + took)
         if throttled_s is None:
             self._answered += 1
         else:
             self._throttled_s = max(self._throttled_s or 0.0, throttled_s)
             self._hold_until = max(self._hold_until, time.monotonic() + throttled_s)
             self._start()
+        self._leave(grant, bound, took)
+
+    def _leave(self, grant: int, bound: Amount, took: Amount) -> None:
+        """Leave a place among those in flight to the next."""
+        self._in_use -= 1
+        self._settle(grant, bound, took)
         self._pump()
         if self.counted and not self._let:
             self._wake.set()
+
+    def _settle(self, grant: int, bound: Amount, took: Amount) -> None:
+        """Note what is to be told of a call that was let."""
+        if self.counted:
+            before = self._ended.get(grant, Ended(grant, NOTHING, NOTHING))
+            self._ended[grant] = Ended(grant, before.bound + bound, before.took + took)
 
     # Letting calls go.
 
@@ -109,9 +123,7 @@ class Permits:
             else:
                 return
             if one.ready.done():  # whoever wanted it was stopped
-                if self.counted:
-                    self._in_use += 1
-                    self.end(grant, one.amount, NOTHING)
+                self._settle(grant, one.amount, NOTHING)
                 continue
             self._in_use += 1
             one.ready.set_result(grant)
@@ -125,6 +137,7 @@ class Permits:
         """Talk to the limiter as long as there is something to say."""
         while True:
             self._wake.clear()
+            told = self._share
             try:
                 await self._tell()
             except Exception as error:
@@ -132,7 +145,8 @@ class Permits:
                 return
             if self.refused:
                 self._fail(self.refused)
-            if not (self._waiting or self._let or self._in_use or self._ended or self._share):
+            # The limiter takes a share for held until it is told of a smaller one.
+            if not (self._waiting or self._let or self._in_use or self._ended or self._share or told):
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._pause())
@@ -150,13 +164,15 @@ class Permits:
         ended, self._ended = tuple(self._ended.values()), {}
         answered, self._answered = self._answered, 0
         throttled_s, self._throttled_s = self._throttled_s, None
+        while self._waiting and self._waiting[0].ready.done():  # stopped
+            self._waiting.popleft()
         asked = tuple(self._asked()) if self.counted else ()
         report = Report(
             worker=self._name,
             number=self._number,
             share=self._share,
-            in_use=self._in_use + len(self._let),
-            waiting=len(self._waiting),
+            in_use=self._in_use,
+            waiting=len(self._waiting) + len(self._let),
             asked=asked,
             ended=ended,
             answered=answered,
@@ -167,8 +183,12 @@ class Permits:
         self._heard = now
         self._share = grant.share
         self._hold_until = max(self._hold_until, now + grant.hold_s if grant.hold_s else -math.inf)
-        for _ in range(grant.calls):
-            self._let.append((grant.number, self._waiting.popleft()))
+        if self.paced and now < self._hold_until:
+            # They would be sent in another minute than the one they were counted in.
+            for one in itertools.islice(self._waiting, grant.calls):
+                self._settle(grant.number, one.amount, NOTHING)
+        else:
+            self._let.extend((grant.number, self._waiting.popleft()) for _ in range(grant.calls))
         if grant.refused:
             self.refused = BudgetSpent(grant.refused)
         self._pump()
@@ -176,15 +196,14 @@ class Permits:
     def _asked(self) -> Iterator[Amount]:
         """Yield what the next calls may take: those with a place, and where nothing is paced a few more."""
         places = self._share - self._in_use - len(self._let)
-        if not self.paced:
-            places += max(8, self._share // 2)
-        for place, one in enumerate(self._waiting):
-            if place >= max(1, places):
-                return
+        places = max(1, places) if self.paced else max(0, places + max(8, self._share // 2))
+        for one in itertools.islice(self._waiting, places):
             yield one.amount
 
     def _fail(self, error: BaseException) -> None:
         waiting = [*self._waiting, *(one for _, one in self._let)]
+        for grant, one in self._let:
+            self._settle(grant, one.amount, NOTHING)
         self._waiting.clear()
         self._let.clear()
         for one in waiting:

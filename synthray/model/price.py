@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,10 +54,14 @@ class Price:
         """Return the price of a setting {input: USD, output: USD}, each for a million tokens."""
         if price is None:
             return cls()
-        if set(price) != {"input", "output"}:
+        if (
+            not isinstance(price, Mapping)
+            or set(price) != {"input", "output"}
+            or not all(isinstance(usd, int | float) and 0 <= usd < math.inf for usd in price.values())
+        ):
             raise InputError(
                 "model: price must say input and output, in US dollars for a million tokens, such as "
-                f"{{input: 0.15, output: 0.6}}, but is {dict(price)!r}"
+                f"{{input: 0.15, output: 0.6}}, but is {price!r}"
             )
         return cls(round(price["input"] * NANO), round(price["output"] * NANO))
 

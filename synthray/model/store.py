@@ -375,11 +375,11 @@ def compact(folder: Path) -> None:
     relation = _journal_sql([str(path) for path in sizes], settle=True)
     with Query({"calls": relation}, files=tuple(str(path) for path in sizes), writable=folder) as query:
         query.write("SELECT * FROM calls", part, group_rows=_GROUP_ROWS, journals=names)
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
     if any(path.stat().st_size != size for path, size in sizes.items()):
         part.unlink()
         return
-    with part.open("rb") as written:
-        os.fsync(written.fileno())
     part.replace(folder / f"{min(sizes).stem}.parquet")
     for path in sizes:
         path.unlink(missing_ok=True)

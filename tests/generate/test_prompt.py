@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from synthray.errors import InputError, ModelError
 from synthray.generate.prompt import Prompt
 from synthray.lineage import FAILED, child_id
 from synthray.model.fake import Fake
-from synthray.model.language import Complete, Language, Request, Response
+from synthray.model.language import Choice, Complete, Language, Request, Response
 from synthray.operator import Context
 from synthray.task import Task
 
@@ -29,6 +28,11 @@ class Spy(Language):
 
     answer: Answer = field(default=lambda request: "ok")
     asked: list[Request] = field(default_factory=list)
+    without: frozenset[str] = frozenset()
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        return self.without
 
     def open(self) -> Complete:
         opened = Fake(script=self.answer).open()
@@ -51,11 +55,17 @@ def rows(**columns: list[Any]) -> pa.Table:
 
 
 def ask(
-    operator: Prompt, table: pa.Table, answer: Answer | list[Any] | None = None, **context: Any
+    operator: Prompt,
+    table: pa.Table,
+    answer: Answer | list[Any] | None = None,
+    *,
+    retries: int = 0,
+    **context: Any,
 ) -> tuple[pa.Table, list[Request]]:
     """Return what the operator makes of a table, and what the model was asked."""
     answers = answer if isinstance(answer, list) else ["ok"]
-    spy = Spy(answer=answer if callable(answer) else lambda request: answers[request.seed % len(answers)])
+    drawn = answer if callable(answer) else lambda request: answers[request.seed % len(answers)]
+    spy = Spy(answer=drawn, retries=retries)
     made = Context(**{"step": "write", "task": TASK, "language": spy, **context})
     return replace(operator, context=made)(table), spy.asked
 
@@ -66,6 +76,12 @@ def said(asked: list[Request]) -> list[str]:
 
 def same(text: str | Response | ModelError) -> Answer:
     return lambda request: text
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call is tried again without a pause."""
+    monkeypatch.setattr("synthray.model.calls._FIRST_PAUSE_S", 0.0)
 
 
 # Templates.
@@ -207,17 +223,35 @@ def test_a_part_of_the_task_named_without_it_is_told_its_name(name: str) -> None
 def test_a_failed_call_fails_its_row_alone_with_kind_message_and_attempts() -> None:
     def answer(request: Request) -> str | ModelError:
         bad = "b" in request.messages[0]["content"]
-        return ModelError("too busy", "HTTP429", attempts=5) if bad else "fine"
+        return ModelError("too long", "HTTP400") if bad else "fine"
 
-    out, _ = ask(Prompt(template="{{ x }}", writes="out"), rows(x=["a", "b", "c"]), answer)
+    out, asked = ask(Prompt(template="{{ x }}", writes="out"), rows(x=["a", "b", "c"]), answer, retries=3)
+    assert sorted(said(asked)) == ["a", "b", "c"]
     assert out["row_id"].to_pylist() == ["r0", "r1", "r2"]
     assert out["out"].to_pylist() == ["fine", None, "fine"]
-    assert out["failed"].to_pylist() == [
-        None,
-        {"error": "HTTP429", "message": "too busy", "attempts": 5},
-        None,
-    ]
+    failed = {"error": "HTTP400", "message": "too long", "attempts": 1}
+    assert out["failed"].to_pylist() == [None, failed, None]
     assert out["failed"].type == FAILED
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_a_call_that_may_do_better_is_tried_again_and_its_attempts_are_counted(retries: int) -> None:
+    def answer(request: Request) -> str | ModelError:
+        bad = "b" in request.messages[0]["content"]
+        return ModelError("broken", "HTTP500", again=True) if bad else "fine"
+
+    table = rows(x=["a", "b"])
+    out, asked = ask(Prompt(template="{{ x }}", writes="out"), table, answer, retries=retries)
+    assert sorted(said(asked)) == ["a"] + ["b"] * (retries + 1)
+    failed = {"error": "HTTP500", "message": "broken", "attempts": retries + 1}
+    assert out["failed"].to_pylist() == [None, failed]
+
+
+def test_being_told_to_wait_is_waited_out_and_uses_up_no_retry() -> None:
+    told = iter([ModelError("slow down", "HTTP429", again=True, after_s=0.0)] * 3)
+    out, asked = ask(Prompt(template="x", writes="out"), rows(), lambda request: next(told, "fine"))
+    assert len(asked) == 4
+    assert out.select(["out", "failed"]).to_pylist() == [{"out": "fine", "failed": None}]
 
 
 def test_an_error_that_every_call_would_meet_is_raised() -> None:
@@ -258,11 +292,155 @@ def test_an_answered_row_is_never_asked_again(tmp_path: Path) -> None:
     assert again.slice(0, 2) == first
 
 
+def test_an_error_that_is_fatal_stops_the_calls_that_were_not_sent_yet() -> None:
+    asked: list[str] = []
+
+    def refuse(request: Request) -> ModelError:
+        asked.append(request.messages[0]["content"])
+        return ModelError("no", "HTTP401", fatal=True)
+
+    language = Fake(script=refuse, in_flight=1)
+    operator = Prompt(template="{{ n }}", writes="text", context=Context(step="p", language=language))
+    table = pa.table(
+        {"row_id": [str(n) for n in range(300)], "parent_id": [None] * 300, "n": list(range(300))}
+    )
+    with pytest.raises(ModelError):
+        operator(table)
+    assert len(asked) < 30
+
+
 def test_a_cut_answer_is_marked() -> None:
     out, _ = ask(Prompt(template="x", writes="out"), rows(), same(Response("half a", "length")))
     assert out.select(["out", "write_finish", "failed"]).to_pylist() == [
         {"out": "half a", "write_finish": "length", "failed": None}
     ]
+
+
+@pytest.mark.parametrize("writes", ["out", {"out": "string"}], ids=["text", "JSON"])
+@pytest.mark.parametrize("finish", ["content_filter", "tool_calls", "no_text"])
+def test_an_answer_without_text_fails_its_row_and_is_kept_but_not_asked_for_again(
+    tmp_path: Path, writes: Any, finish: str
+) -> None:
+    operator = Prompt(template="x", writes=writes)
+    out, asked = ask(operator, rows(), same(Response("", finish)), calls=str(tmp_path))
+    again, later = ask(operator, rows(), calls=str(tmp_path))
+    assert (len(asked), len(later)) == (1, 0)
+    assert again == out
+    row = out.to_pylist()[0]
+    assert (row["out"], row["write_finish"]) == (None, finish)
+    assert row["write_call"], "the kept call can be looked at"
+    assert (row["failed"]["error"], row["failed"]["attempts"]) == ("NoText", 1)
+    assert f"no text in the answer (finish_reason '{finish}')" in row["failed"]["message"]
+
+
+def test_a_model_may_answer_with_an_empty_text() -> None:
+    out, _ = ask(Prompt(template="x", writes="out"), rows(), same(""))
+    assert out.select(["out", "failed"]).to_pylist() == [{"out": "", "failed": None}]
+
+
+# What is asked of the model beyond a chat.
+
+
+def test_a_raw_template_is_sent_as_it_is() -> None:
+    operator = Prompt(template="<s>{{ x }}", writes="out", raw=True, prefill="{{ x }}:")
+    out, asked = ask(operator, rows(x=["a", "b"]))
+    assert sorted((one.prompt, one.messages, one.prefill) for one in asked) == [
+        ("<s>a", (), "a:"),
+        ("<s>b", (), "b:"),
+    ]
+    assert out["out"].to_pylist() == ["ok", "ok"]
+
+
+def test_a_raw_template_has_no_place_for_a_system_prompt() -> None:
+    with pytest.raises(InputError, match="raw sends the template alone; put what system says into"):
+        Prompt(template="x", writes="out", raw=True, system="Be kind.").check(rows().schema)
+
+
+def test_an_answer_begins_with_the_prefill_of_its_row() -> None:
+    operator = Prompt(template="Rhyme on {{ x }}.", writes="out", prefill="{{ y|upper }} {{ task.text }}: ")
+    assert operator.reads == ("x", "y")
+    out, asked = ask(operator, rows(x=["a", "b"], y=["c", None]), lambda request: f"{request.prefill}ok")
+    assert [(one.messages, one.prefill) for one in asked if "a" in one.messages[0]["content"]] == [
+        (({"role": "user", "content": "Rhyme on a."},), "C news: ")
+    ]
+    assert out["out"].to_pylist() == ["C news: ok", "NONE news: ok"]
+    with pytest.raises(InputError, match=r"task\.labls does not exist; did you mean 'labels'"):
+        Prompt(template="x", writes="out", prefill="{{ task.labls }}").check(rows().schema)
+    out, asked = ask(Prompt(template="x", writes="out", prefill="{{ z }}"), rows())
+    assert (asked, out["failed"][0]["error"].as_py()) == ([], "TemplateError")
+
+
+def test_log_probabilities_are_a_typed_column_and_the_same_from_the_store(tmp_path: Path) -> None:
+    tokens = [{"token": "é", "logprob": -0.5, "top": {"b": -2.0, "é": -0.5, "a": -2.0}}]
+    tokens += [{"token": "!", "logprob": -0.1, "top": {}}]
+    operator = Prompt(template="{{ x }}", writes="out", logprobs=3)
+    answer = same(Response("é!", logprobs=tokens))
+    out, asked = ask(operator, rows(x=["a"]), answer, calls=str(tmp_path))
+    assert asked[0].logprobs == 3
+    top = [{"token": token, "logprob": value} for token, value in (("é", -0.5), ("a", -2.0), ("b", -2.0))]
+    assert out["write_logprobs"].to_pylist() == [[{**tokens[0], "top": top}, {**tokens[1], "top": []}]]
+    token = [("token", pa.string()), ("logprob", pa.float64())]
+    kind = pa.list_(pa.struct([*token, ("top", pa.list_(pa.struct(token)))]))
+    assert out.schema.field("write_logprobs").type == kind
+    assert operator.schema(rows().schema).field("prompt_logprobs").type == kind
+    again, later = ask(operator, rows(x=["a"]), calls=str(tmp_path))
+    assert (again, later) == (out, [])
+    assert "write_logprobs" not in ask(Prompt(template="x", writes="out"), rows(), answer)[0].column_names
+
+
+def test_an_answer_may_be_of_any_length_and_its_tokens_more_or_less_likely() -> None:
+    operator = Prompt(template="x", writes="out", max_tokens=None, logit_bias={"50256": -100})
+    _, asked = ask(operator, rows())
+    assert (asked[0].max_tokens, asked[0].logit_bias) == (None, {"50256": -100})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"raw": True},
+        {"prefill": "a"},
+        {"logprobs": 0},
+        {"logit_bias": {"1": 2}},
+        {"max_tokens": None},
+        {"n": 2, "together": True},
+        {"stop": ["."]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_decides_an_answer_is_asked_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    operator = Prompt(template="x", writes="out", temperature=0)
+    ask(operator, rows(), calls=str(tmp_path))
+    answer = same(Response("ok", more=(Choice("ok"),)))
+    assert len(ask(replace(operator, **change), rows(), answer, calls=str(tmp_path))[1]) == 1
+    assert ask(operator, rows(), calls=str(tmp_path))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature"),
+    [
+        ({"raw": True}, "raw completion"),
+        ({"prefill": "{{ x }}"}, "prefill"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"logit_bias": {"1": 2}}, "logit_bias"),
+        ({"writes": {"y": "string"}}, "schema"),
+        ({"stop": ["."]}, "stop"),
+        ({"n": 2, "together": True}, "n"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_model_cannot_do_is_an_input_error_that_names_it(
+    settings: dict[str, Any], feature: str
+) -> None:
+    context = Context(language=Spy(without=frozenset({feature})))
+    with pytest.raises(InputError, match=f"test_prompt has no {feature}; choose another model or leave it"):
+        Prompt(**{"template": "x", "writes": "out", **settings, "context": context}).check(rows(x=[]).schema)
+    Prompt(template="x", writes="out", n=2, context=context).check(rows().schema)
+
+
+def test_a_budget_needs_a_bound_for_the_answer() -> None:
+    context = Context(language=Spy(budget_tokens=10))
+    with pytest.raises(InputError, match="budget_tokens cannot be kept without max_tokens"):
+        Prompt(template="x", writes="out", max_tokens=None, context=context).check(rows().schema)
 
 
 # Children.
@@ -298,169 +476,3 @@ def test_no_rows_make_no_children() -> None:
     out, asked = ask(Prompt(template="{{ x }}", writes="out", n=3), rows(x=[]))
     assert (len(out), asked) == (0, [])
     assert out.schema.field("out").type == pa.string()
-
-
-# JSON answers.
-
-WRITES: Mapping[str, Any] = {
-    "title": "string",
-    "score": {"type": "integer", "minimum": 1, "maximum": 5},
-    "sure": "boolean",
-    "weight": "number",
-    "tone": ["dry", "warm"],
-    "topic": "task.labels",
-}
-GOOD = {"title": "é", "score": 3, "sure": True, "weight": 1.5, "tone": "dry", "topic": "World"}
-
-
-@pytest.fixture
-def judge() -> Prompt:
-    return Prompt(template="x", writes=WRITES, max_tokens=20)
-
-
-def test_a_json_answer_fills_typed_columns(judge: Prompt) -> None:
-    out, asked = ask(judge, rows(), same(json.dumps(GOOD)))
-    assert out.select(list(WRITES)).to_pylist() == [GOOD]
-    kinds = [pa.string(), pa.int64(), pa.bool_(), pa.float64(), pa.string(), pa.string()]
-    assert [out.schema.field(name).type for name in WRITES] == kinds
-    assert out["failed"].to_pylist() == [None]
-    assert asked[0].schema == {
-        "type": "object",
-        "properties": {
-            "title": {"type": "string"},
-            "score": {"type": "integer", "minimum": 1, "maximum": 5},
-            "sure": {"type": "boolean"},
-            "weight": {"type": "number"},
-            "tone": {"type": "string", "enum": ["dry", "warm"]},
-            "topic": {"type": "string", "enum": ["World", "Sports"]},
-        },
-        "required": list(WRITES),
-        "additionalProperties": False,
-    }
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["```json\n{}\n```", "```\n{}\n```", "\n ```json\n{}```\n", "  {}\n"],
-    ids=["json", "plain", "white space around", "none"],
-)
-def test_fences_around_json_are_taken_off(judge: Prompt, text: str) -> None:
-    out, _ = ask(judge, rows(), same(text.replace("{}", json.dumps(GOOD, indent=1))))
-    assert out["failed"].to_pylist() == [None]
-    assert out["title"].to_pylist() == ["é"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param("I think so.", "not JSON: Expecting value", id="words"),
-        pytest.param("", "not JSON", id="nothing"),
-        pytest.param(json.dumps(GOOD) + " and more", "not JSON: Extra data", id="more after it"),
-        pytest.param("[" * 100_000, "not JSON: maximum recursion", id="brackets without end"),
-        pytest.param(json.dumps({**GOOD, "weight": float("nan")}), "not JSON: NaN is no JSON", id="NaN"),
-        pytest.param("[]", "is not of type 'object'", id="a list"),
-        pytest.param(json.dumps({**GOOD, "score": 6}), "6 is greater than the maximum of 5", id="limit"),
-        pytest.param(json.dumps({**GOOD, "score": "3"}), "'3' is not of type 'integer'", id="type"),
-        pytest.param(json.dumps({**GOOD, "sure": 1}), "1 is not of type 'boolean'", id="no boolean"),
-        pytest.param(json.dumps({**GOOD, "tone": "loud"}), "'loud' is not one of ['dry', 'warm']", id="enum"),
-        pytest.param(json.dumps({**GOOD, "topic": "Art"}), "'Art' is not one of ['World'", id="label"),
-        pytest.param(json.dumps({**GOOD, "title": None}), "None is not of type 'string'", id="null"),
-        pytest.param(json.dumps({**GOOD, "more": 1}), "'more' was unexpected", id="another key"),
-        pytest.param(json.dumps({"title": "a"}), "is a required property", id="keys missing"),
-        pytest.param(json.dumps({**GOOD, "title": "\ud83d"}), "no column holds it", id="half an emoji"),
-    ],
-)
-def test_an_invalid_answer_fails_its_row_with_what_was_answered(
-    judge: Prompt, text: str, message: str
-) -> None:
-    out, _ = ask(judge, rows(), same(text))
-    row = out.to_pylist()[0]
-    assert row["failed"]["error"] == "InvalidAnswer"
-    assert message in row["failed"]["message"]
-    assert row["failed"]["message"].endswith(f"the answer was: {text[:300]}")
-    assert [row[name] for name in WRITES] == [None] * 6
-    assert row["write_call"], "the kept call can be looked at"
-
-
-def test_a_number_that_no_column_holds_fails_its_row_alone() -> None:
-    def answer(request: Request) -> str:
-        return json.dumps({"n": 10**30 if request.messages[0]["content"] == "a" else 7})
-
-    out, _ = ask(Prompt(template="{{ x }}", writes={"n": "integer"}), rows(x=["a", "b"]), answer)
-    assert out["n"].to_pylist() == [None, 7]
-    assert "too large" in out["failed"][0]["message"].as_py()
-
-
-def test_json_that_was_cut_says_where(judge: Prompt) -> None:
-    out, _ = ask(judge, rows(), same(Response('{"title": "a lo', "length")))
-    assert "not JSON (cut at max_tokens=20): " in out["failed"][0]["message"].as_py()
-    assert out["write_finish"].to_pylist() == ["length"]
-
-
-def test_an_invalid_answer_is_asked_again_when_failures_are_retried_and_the_bad_one_is_kept(
-    tmp_path: Path,
-) -> None:
-    operator = Prompt(template="x", writes={"n": "integer"}, n=2)
-    _, first = ask(operator, rows(), same("bad"), calls=str(tmp_path))
-    out, later = ask(operator, rows(), same('{"n": 1}'), calls=str(tmp_path), retry=1)
-    assert (len(first), len(later)) == (2, 2), "the bad answers are found again and others are drawn"
-    assert not {one.seed for one in first} & {one.seed for one in later}
-    assert out["n"].to_pylist() == [1, 1]
-    assert out["failed"].to_pylist() == [None, None]
-    texts = [json.loads(line) for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
-    assert sorted((one["response"], one["ordinal"]) for one in texts) == [
-        ("bad", 0),
-        ("bad", 1),
-        ('{"n": 1}', 2),
-        ('{"n": 1}', 3),
-    ]
-
-
-def test_a_retry_at_temperature_0_asks_with_some_warmth_and_counts_its_attempts() -> None:
-    out, asked = ask(
-        Prompt(template="x", writes={"n": "integer"}, temperature=0), rows(), same("bad"), retry=2
-    )
-    assert [one.temperature for one in asked] == [0, 0.3, 0.3]
-    assert out["failed"][0]["attempts"].as_py() == 3
-
-
-@pytest.mark.parametrize(
-    ("writes", "message"),
-    [
-        pytest.param("", "writes names no column", id="empty name"),
-        pytest.param({}, "writes names no column", id="empty mapping"),
-        pytest.param("row_id", "cannot write 'row_id': the name is reserved", id="reserved"),
-        pytest.param({"x": "integr"}, r"writes\.x: must be string, .* did you mean 'integer'", id="misspelt"),
-        pytest.param({"x": []}, r"writes\.x: must be", id="empty list"),
-        pytest.param({"x": [1, 2]}, r"writes\.x: must be .* but is \[1, 2\]", id="list of numbers"),
-        pytest.param({"x": {"type": "array"}}, r"writes\.x: must be", id="no column type"),
-        pytest.param({"x": {"type": ["string", "null"]}}, r"writes\.x: must be", id="two types"),
-        pytest.param({"x": {"type": "string", "enum": 3}}, r"writes\.x\.enum: no JSON schema", id="enum"),
-        pytest.param({"x": {"type": "string", "maxLength": "9"}}, "no JSON schema: '9' is not", id="limit"),
-    ],
-)
-def test_what_cannot_be_written_is_refused_before_any_call(writes: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Prompt(template="x", writes=writes).check(rows().schema)
-
-
-def test_labels_are_refused_as_values_when_the_task_has_none() -> None:
-    with pytest.raises(InputError, match=r"writes\.x: must be"):
-        Prompt(template="x", writes={"x": "task.labels"}).check(rows().schema)
-
-
-def test_an_error_that_is_fatal_stops_the_calls_that_were_not_sent_yet() -> None:
-    asked: list[str] = []
-
-    def refuse(request: Request) -> ModelError:
-        asked.append(request.messages[0]["content"])
-        return ModelError("no", "HTTP401", fatal=True)
-
-    language = Fake(script=refuse, in_flight=1)
-    operator = Prompt(template="{{ n }}", writes="text", context=Context(step="p", language=language))
-    table = pa.table(
-        {"row_id": [str(n) for n in range(300)], "parent_id": [None] * 300, "n": list(range(300))}
-    )
-    with pytest.raises(ModelError):
-        operator(table)
-    assert len(asked) < 30

@@ -1,34 +1,44 @@
-"""An answered call is kept before it counts as answered, and never sent again."""
+"""An answered call is kept before it counts as answered, paid once, and tried again only where it may help."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoint import Endpoint, Script
 
-from synthray.errors import ModelError
-from synthray.model.calls import Call, Calls, Store, opened
-from synthray.model.fake import Fake
+from synthray.errors import BudgetSpent, ModelError
+from synthray.model.calls import Call, Calls, Origin, opened
 from synthray.model.language import Complete, Language, Request, Response, call_key
+from synthray.model.openai import OpenAI
+from synthray.model.price import Amount
+from synthray.model.store import Store, history
+
+Work = tuple[Request, Origin]
+ORIGIN = ("row", "step", 0)
 
 
 @dataclass(frozen=True)
 class Counted(Language):
-    """Answers with the number of the call, after giving the others a turn; `seen` is what was asked."""
+    """Answers with the number of the call, after giving others a turn; the first calls meet the `errors`."""
 
     seen: list[Request] = field(default_factory=list, compare=False)
     at_once: list[int] = field(default_factory=lambda: [0, 0], compare=False)
-    fails: int = 0
+    errors: tuple[BaseException, ...] = field(default=(), compare=False)
     name: str = "counted"
 
     def identity(self) -> dict[str, Any]:
@@ -43,38 +53,55 @@ class Counted(Language):
             for _ in range(5):
                 await asyncio.sleep(0)
             self.at_once[0] -= 1
-            if number <= self.fails:
-                raise ModelError("not now", "HTTP500")
+            if number <= len(self.errors):
+                raise self.errors[number - 1]
             return Response(f"answer {number}", "length", 3, 4, 2)
 
         return complete
+
+
+def no(kind: str, **said: Any) -> ModelError:
+    return ModelError("not now", kind, **said)
 
 
 def request(text: str = "Say it.", **settings: Any) -> Request:
     return Request(messages=({"role": "user", "content": text},), **settings)
 
 
-def asked(calls: Calls, *work: tuple[Request, tuple[str, str, int]]) -> list[Call]:
+def asked(calls: Calls, *work: Work) -> list[Call]:
     async def all_of_them() -> list[Call]:
         return list(await asyncio.gather(*(calls.ask(one, origin) for one, origin in work)))
 
     return calls.run(all_of_them())
 
 
-FOLDERS = pytest.mark.parametrize("kept", [True, False], ids=["in a folder", "in memory"])
+def many(count: int, **settings: Any) -> list[Work]:
+    """Return requests of which no two are alike."""
+    return [(request(f"Say {n:03}.", **settings), (f"row{n}", "step", 0)) for n in range(count)]
 
 
-@pytest.fixture
-def where(tmp_path: Path) -> Callable[[bool], str | None]:
-    return lambda kept: str(tmp_path / "calls") if kept else None
+def errors(calls: Calls, *work: Work) -> list[Any]:
+    """Return what became of each of the calls, an answer or an error."""
+
+    async def all_of_them() -> list[Any]:
+        asking = asyncio.gather(*(calls.ask(one, origin) for one, origin in work), return_exceptions=True)
+        return await asyncio.wait_for(asking, 30)
+
+    return calls.run(all_of_them())
 
 
-@FOLDERS
-def test_at_temperature_0_equal_prompts_share_one_answer(
-    where: Callable[[bool], str | None], kept: bool
-) -> None:
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture(params=["in a folder", "in memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    return str(tmp_path / "calls") if request.param == "in a folder" else None
+
+
+def test_at_temperature_0_equal_prompts_share_one_answer(folder: str | None) -> None:
     model = Counted()
-    calls = Calls(model, where(kept))
+    calls = Calls(model, folder)
     cold = request(temperature=0)
     answers = asked(calls, *((cold, (f"row{n}", f"step{n % 2}", n)) for n in range(20)))
     answers += asked(calls, (replace(cold, seed=9), ("later", "s", 0)))
@@ -84,12 +111,9 @@ def test_at_temperature_0_equal_prompts_share_one_answer(
     assert asked(calls, (request("Say more.", temperature=0), ("row0", "step0", 0)))[0].reused is False
 
 
-@FOLDERS
-def test_above_0_a_hundred_equal_prompts_are_a_hundred_calls_and_asked_again_none(
-    where: Callable[[bool], str | None], kept: bool
-) -> None:
+def test_above_0_a_hundred_equal_prompts_are_a_hundred_calls_and_asked_again_none(folder: str | None) -> None:
     model = Counted()
-    calls = Calls(model, where(kept))
+    calls = Calls(model, folder)
     work = [(request(seed=n), (f"row{n}", "step", 0)) for n in range(100)]
     first = asked(calls, *work)
     assert len(model.seen) == 100
@@ -106,40 +130,37 @@ def test_a_kept_answer_is_whole_and_found_by_the_next_process(tmp_path: Path) ->
     first = asked(Calls(Counted(), str(tmp_path)), work)[0]
     model = Counted(in_flight=1, timeout_s=1, retries=0)
     again = asked(Calls(model, str(tmp_path)), work)[0]
-    assert again == Call(first.key, Response("answer 1", "length", 3, 4, 2), reused=True)
+    assert again == Call(first.key, Response("answer 1", "length", 3, 4), reused=True)
     assert model.seen == []
 
 
 @pytest.mark.parametrize(
     ("settings", "origin"),
     [
-        pytest.param({"text": "Say that."}, ("row", "step", 0), id="prompt"),
-        pytest.param({"schema": {"type": "object"}}, ("row", "step", 0), id="schema"),
-        pytest.param({"top_p": 0.5}, ("row", "step", 0), id="sampling"),
+        pytest.param({"text": "Say that."}, ORIGIN, id="prompt"),
+        pytest.param({"schema": {"type": "object"}}, ORIGIN, id="schema"),
+        pytest.param({"top_p": 0.5}, ORIGIN, id="sampling"),
         pytest.param({}, ("row", "other", 0), id="step"),
         pytest.param({}, ("other", "step", 0), id="row"),
         pytest.param({}, ("row", "step", 1), id="ordinal"),
     ],
 )
-def test_another_call_is_sent(tmp_path: Path, settings: dict[str, Any], origin: tuple[str, str, int]) -> None:
-    asked(Calls(Counted(), str(tmp_path)), (request(), ("row", "step", 0)))
+def test_another_call_is_sent(tmp_path: Path, settings: dict[str, Any], origin: Origin) -> None:
+    asked(Calls(Counted(), str(tmp_path)), (request(), ORIGIN))
     model = Counted()
     asked(Calls(model, str(tmp_path)), (request(**settings), origin))
     assert len(model.seen) == 1
 
 
 def test_another_model_does_not_answer_for_the_first(tmp_path: Path) -> None:
-    work = (request(), ("row", "step", 0))
-    asked(Calls(Counted(), str(tmp_path)), work)
-    other = Counted(name="other")
-    assert not asked(Calls(other, str(tmp_path)), work)[0].reused
+    for name in ("counted", "other"):
+        assert not asked(Calls(Counted(name=name), str(tmp_path)), (request(), ORIGIN))[0].reused
 
 
-@FOLDERS
-def test_a_failure_is_raised_and_not_kept(where: Callable[[bool], str | None], kept: bool) -> None:
-    model = Counted(fails=1)
-    calls = Calls(model, where(kept))
-    work = (request(), ("row", "step", 0))
+def test_a_failure_is_raised_and_not_kept(folder: str | None) -> None:
+    model = Counted(errors=(no("HTTP400"),))
+    calls = Calls(model, folder)
+    work = (request(), ORIGIN)
     with pytest.raises(ModelError, match="not now"):
         asked(calls, work)
     assert asked(calls, work)[0].response.text == "answer 2"
@@ -148,30 +169,23 @@ def test_a_failure_is_raised_and_not_kept(where: Callable[[bool], str | None], k
 
 
 def test_a_failure_reaches_all_who_wait_for_the_same_answer(tmp_path: Path) -> None:
-    model = Counted(fails=1)
-    calls = Calls(model, str(tmp_path))
-
-    async def both() -> list[Any]:
-        cold = request(temperature=0)
-        work = (calls.ask(cold, (row, "step", 0)) for row in "ab")
-        return await asyncio.gather(*work, return_exceptions=True)
-
-    assert [str(one) for one in calls.run(both())] == ["not now", "not now"]
+    model = Counted(errors=(no("HTTP400"),))
+    cold = request(temperature=0)
+    ended = errors(Calls(model, str(tmp_path)), *((cold, (row, "step", 0)) for row in "ab"))
+    assert [str(one) for one in ended] == ["not now", "not now"]
     assert len(model.seen) == 1
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_no_more_calls_than_asked_for_run_at_once(in_flight: int) -> None:
     model = Counted(in_flight=in_flight)
-    asked(Calls(model, None), *((request(), (f"row{n}", "step", 0)) for n in range(12)))
+    asked(Calls(model, None), *many(12))
     assert model.at_once == [0, in_flight]
 
 
 def test_a_record_says_what_was_asked_by_whom_and_what_it_took(tmp_path: Path) -> None:
     asked(Calls(Counted(), str(tmp_path)), (request("é", stop=("x",)), ("row", "step", 2)))
-    (journal,) = tmp_path.glob("*.jsonl")
-    (line,) = journal.read_bytes().splitlines()
-    record = json.loads(line)
+    (record,) = lines(tmp_path)
     assert 0 <= record.pop("latency_s") < 60
     assert record.pop("at") > 1.6e9
     sent = request("é", stop=("x",))
@@ -186,53 +200,21 @@ def test_a_record_says_what_was_asked_by_whom_and_what_it_took(tmp_path: Path) -
         "finish_reason": "length",
         "prompt_tokens": 3,
         "completion_tokens": 4,
-        "attempts": 2,
+        "tokens": 7,
+        "cost": None,
+        "attempts": 1,
     }
 
 
-def test_two_processes_keep_their_answers_in_journals_of_their_own(tmp_path: Path) -> None:
-    one, other = (Calls(Counted(), str(tmp_path)) for _ in range(2))
-    for number, calls in enumerate((one, other, one)):
+def test_what_another_process_keeps_in_its_journal_is_found_by_the_next_run(tmp_path: Path) -> None:
+    early, other = (Calls(Counted(), str(tmp_path)) for _ in range(2))
+    for number, calls in enumerate((early, other, early)):
         asked(calls, (request(), (f"row{number}", "step", 0)))
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
-    model = Counted()
-    found = asked(Calls(model, str(tmp_path)), *((request(), (f"row{n}", "step", 0)) for n in range(3)))
-    assert [call.response.text for call in found] == ["answer 1", "answer 1", "answer 2"]
-    assert model.seen == []
-
-
-KEY, TORN = "a" * 24, "b" * 24
-RECORD = {
-    "response": "kept",
-    "finish_reason": "stop",
-    "prompt_tokens": 1,
-    "completion_tokens": 1,
-    "attempts": 1,
-}
-
-
-@pytest.mark.parametrize("left", [1, 10, 40, -1], ids=["a byte", "half a key", "half a record", "no newline"])
-def test_a_torn_last_line_is_passed_over_and_the_lines_before_it_are_not(tmp_path: Path, left: int) -> None:
-    store = Store(tmp_path)
-    store.keep(KEY, RECORD)
-    store.keep(TORN, RECORD)
-    (journal,) = tmp_path.glob("*.jsonl")
-    whole, last = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(whole + last[:left])
-    again = Store(tmp_path)
-    assert again.get(KEY) == Response("kept", "stop", 1, 1, 1)
-    assert again.get(TORN) is None
-    again.keep(TORN, RECORD)
-    assert Store(tmp_path).get(TORN) == again.get(TORN) == Response("kept", "stop", 1, 1, 1)
-
-
-def test_a_store_finds_its_own_answers_at_once_and_none_that_it_never_got(tmp_path: Path) -> None:
-    store = Store(tmp_path / "new" / "folder")
-    for number in range(50):
-        store.keep(f"{number:024x}", {**RECORD, "response": f"é{number}" * number})
-    kept = [store.get(f"{number:024x}") for number in range(50)]
-    assert [one.text for one in kept if one] == [f"é{number}" * number for number in range(50)]
-    assert store.get("f" * 24) is None
+    for calls in (early, other, Calls(Counted(), str(tmp_path))):
+        found = asked(calls, *((request(), (f"row{n}", "step", 0)) for n in range(3)))
+        assert [call.response.text for call in found] == ["answer 1", "answer 1", "answer 2"]
+        assert all(call.reused for call in found)
 
 
 def test_every_answer_that_was_reported_survives_a_kill(tmp_path: Path) -> None:
@@ -255,9 +237,8 @@ def test_every_answer_that_was_reported_survives_a_kill(tmp_path: Path) -> None:
 
         calls.run(all_of_them())
     """
-    arguments = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         reported = [process.stdout.readline().strip() for _ in range(300)]
         os.kill(process.pid, signal.SIGKILL)
         reported += [line.strip() for line in process.stdout if line.endswith("\n")]
@@ -267,9 +248,253 @@ def test_every_answer_that_was_reported_survives_a_kill(tmp_path: Path) -> None:
     assert [key for key in reported if store.get(key) != Response("x" * 5000, "stop", 1, 1)] == []
 
 
-def test_a_process_opens_a_language_once_for_each_folder(tmp_path: Path) -> None:
-    language = Fake(answers=["opened once"])
-    first = opened(language, str(tmp_path))
-    assert opened(Fake(answers=["opened once"]), str(tmp_path)) is first
-    assert opened(language, None) is not first
-    assert opened(Fake(answers=["another"]), str(tmp_path)) is not first
+def test_a_process_opens_a_language_once_for_each_folder_and_anew_after_its_end(tmp_path: Path) -> None:
+    model = Counted(errors=(no("HTTP401", fatal=True),))
+    first = opened(model, str(tmp_path))
+    assert opened(Counted(), str(tmp_path)) is first
+    assert first not in (opened(model, None), opened(Counted(name="other"), str(tmp_path)))
+    assert errors(first, *many(1))[0].fatal
+    again = opened(model, str(tmp_path))
+    assert again is not first
+    assert asked(again, *many(1))[0].response.text == "answer 2"
+
+
+def test_a_bug_is_raised_and_takes_nobodys_place() -> None:
+    calls = Calls(Counted(errors=(ZeroDivisionError("a bug"),), in_flight=1, budget_tokens=10**6), None)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        asked(calls, (request(), ORIGIN))
+    assert asked(calls, (request(), ORIGIN))[0].response.text == "answer 2"
+
+
+# Trying again.
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthray.model.calls._FIRST_PAUSE_S", 0.001)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Endpoint]:
+    with Endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def endpoint(process: Endpoint) -> Endpoint:
+    process.script(**asdict(Script()))
+    process.reset()
+    return process
+
+
+@pytest.fixture
+def model(endpoint: Endpoint) -> OpenAI:
+    return OpenAI(name="m-1", base_url=endpoint.url)
+
+
+def gaps(endpoint: Endpoint) -> list[float]:
+    return [later["at"] - earlier["at"] for earlier, later in pairwise(endpoint.hits())]
+
+
+@pytest.mark.usefixtures("soon")
+def test_only_what_may_do_better_is_tried_again_and_every_attempt_counts(tmp_path: Path) -> None:
+    again = Counted(errors=(no("HTTP500", again=True), no("Timeout", again=True, billed=True)), retries=2)
+    call = asked(Calls(again, str(tmp_path)), (request(), ORIGIN))[0]
+    assert (call.response.text, call.response.attempts, len(again.seen)) == ("answer 3", 3, 3)
+    assert asked(Calls(Counted(), str(tmp_path)), (request(), ORIGIN))[0].response.attempts == 3
+
+    for kind, retries, attempts in (("HTTP500", 1, 2), ("HTTP500", 0, 1), ("HTTP400", 5, 1)):
+        failing = Counted(errors=(no(kind, again=kind == "HTTP500"),) * 9, retries=retries)
+        (error,) = errors(Calls(failing, None), (request(), ORIGIN))
+        assert (error.kind, error.attempts, len(failing.seen)) == (kind, attempts, attempts)
+
+
+def test_each_pause_is_longer_than_the_one_before(
+    endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthray.model.calls._FIRST_PAUSE_S", 0.1)
+    endpoint.script(per_request=["500", "503", "reset"])
+    assert asked(Calls(model, None), *many(1))[0].response.attempts == 4
+    assert [gap >= least for gap, least in zip(gaps(endpoint), (0.05, 0.1, 0.2), strict=True)] == [True] * 3
+
+
+def test_being_told_to_wait_is_no_failure_and_is_heard_by_all(endpoint: Endpoint, model: OpenAI) -> None:
+    endpoint.script(first=["429", "429", "429"], retry_after=0.2)
+    answers = asked(Calls(replace(model, retries=0, in_flight=1), None), *many(4))
+    assert sum(answer.response.attempts for answer in answers) == 7
+    assert all(gap >= 0.2 for gap in gaps(endpoint)[:3])
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_endpoint_that_says_nothing_but_wait_ends_the_run(
+    endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthray.model.calls.PATIENCE_S", 0.3)
+    endpoint.script(faults={"429": 1}, retry_after=0.05)
+    calls = Calls(replace(model, retries=0), None)
+    ended = errors(calls, *many(5))
+    assert {(error.kind, error.fatal) for error in ended} == {("HTTP429", True)}
+    assert re.search("has answered no call for .* s: run again later", str(ended[0]))
+    assert calls.over
+    assert sum(gaps(endpoint)) > 0.2
+    before = endpoint.counts()
+    assert errors(calls, *many(9))[8].fatal
+    assert endpoint.counts() == before
+
+
+@pytest.mark.usefixtures("soon")
+def test_patience_begins_with_the_first_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthray.model.calls.PATIENCE_S", 0.0)
+    busy = no("HTTP429", again=True)
+    assert asked(Calls(Counted(errors=(busy,)), None), *many(1))[0].response.attempts == 2
+    assert errors(Calls(Counted(errors=(busy, busy)), None), *many(1))[0].fatal
+
+
+@pytest.mark.parametrize("kind", ["HTTP429", "HTTP503"])
+def test_an_endpoint_that_wants_to_be_left_alone_for_long_ends_the_run_at_once(kind: str) -> None:
+    model = Counted(errors=(no(kind, again=True, after_s=3600.0),), in_flight=1)
+    ended = errors(Calls(model, None), *many(4))
+    assert {(error.kind, error.fatal) for error in ended} == {(kind, True)}
+    assert "wants to be left alone for 3600 s" in str(ended[0])
+    assert len(model.seen) == 1
+
+
+def test_no_call_is_sent_after_a_fatal_error_and_none_is_counted_that_was_not_sent(
+    endpoint: Endpoint, model: OpenAI, tmp_path: Path
+) -> None:
+    endpoint.script(ignore=["n"], latency=0.05)
+    calls = Calls(replace(model, in_flight=3, budget_tokens=10**6), str(tmp_path))
+    ended = errors(calls, *many(20, n=2))
+    assert {(error.kind, error.fatal) for error in ended} == {("Unsupported", True)}
+    assert calls.over
+    sent = len(endpoint.hits())
+    assert 1 <= sent <= 3
+    assert Counter(next(iter(line)) for line in lines(tmp_path)) == {"reserved": sent, "lost": sent}
+    assert all(error.fatal for error in errors(calls, *many(5)))
+    assert len(endpoint.hits()) == sent
+
+
+@pytest.mark.usefixtures("soon")
+def test_of_300_calls_with_every_kind_of_fault_each_is_answered_once(
+    endpoint: Endpoint, model: OpenAI, tmp_path: Path
+) -> None:
+    billed = ["reset", "half", "malformed", "html"]
+    faults = [*billed, "408", "409", "425", "429", "500", "503"]
+    endpoint.script(faults=dict.fromkeys(faults, 0.02), retry_after=0.02)
+    calls = asked(Calls(replace(model, retries=10), str(tmp_path)), *many(300))
+    hits = endpoint.hits()
+    assert {hit["fault"] for hit in hits} == {*faults, None}
+    answered = [hit["id"] for hit in hits if hit["fault"] is None]
+    assert len(answered) == len(set(answered)) == 300
+    assert Counter(call.response.attempts for call in calls) == Counter(endpoint.counts().values())
+    assert len({call.response.text for call in calls}) == 300
+    kept = Counter(line.get("error", "answered") for line in lines(tmp_path))
+    met = Counter(hit["fault"] for hit in hits)
+    lost = {"Connection": met["reset"] + met["half"], "BadResponse": met["malformed"] + met["html"]}
+    assert kept == {"answered": 300, **lost}
+
+
+# Money.
+
+PRICE = {"input": 1.0, "output": 2.0}  # of a token, in millionths of a dollar
+
+
+def spent(model: Language, folder: Path) -> Amount:
+    return history(folder, model.identity()).spent
+
+
+def test_a_record_says_what_a_call_cost_in_full_where_the_answer_does_not(
+    endpoint: Endpoint, model: OpenAI, tmp_path: Path
+) -> None:
+    endpoint.script(first=["ok", "no_usage"])
+    priced = replace(model, price=PRICE)
+    calls = Calls(priced, str(tmp_path))
+    told, untold = (asked(calls, one)[0].response for one in many(2))
+    prompt, answer = told.prompt_tokens or 0, told.completion_tokens or 0
+    known, unknown = lines(tmp_path)
+    assert known["tokens"] == prompt + answer > 0
+    assert known["cost"] == pytest.approx((prompt + 2 * answer) / 1e6)
+    bound = priced.prices().bound(many(1)[0][0])
+    assert (untold.completion_tokens, unknown["tokens"], unknown["cost"]) == (None, bound.tokens, bound.usd)
+    assert spent(priced, tmp_path) == Amount(prompt + answer, 1000 * (prompt + 2 * answer)) + bound
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(
+    ("faults", "mark", "billed"),
+    [
+        (["429", "500", "503"], "released", 0),
+        (["reset", "half"], "lost", 2),
+        (["malformed", "hang"], "lost", 2),
+    ],
+)
+def test_what_may_have_been_paid_counts_in_full_and_a_refusal_costs_nothing(
+    endpoint: Endpoint, model: OpenAI, tmp_path: Path, faults: list[str], mark: str, billed: int
+) -> None:
+    endpoint.script(per_request=faults, retry_after=0.01)
+    priced = replace(model, price=PRICE, budget_usd=1.0, timeout_s=0.5 if "hang" in faults else 60)
+    ((sent, origin),) = many(1, max_tokens=50)
+    response = asked(Calls(priced, str(tmp_path)), (sent, origin))[0].response
+    marks = ["reserved", mark] * len(faults) + ["reserved", "key"]
+    assert [next(iter(line)) for line in lines(tmp_path)] == marks
+    taken = priced.prices().cost(response.prompt_tokens or 0, response.completion_tokens or 0)
+    for _ in range(billed):
+        taken += priced.prices().bound(sent)
+    assert spent(priced, tmp_path) == taken
+
+
+def test_a_call_in_flight_when_its_process_is_killed_counts_in_full(
+    endpoint: Endpoint, model: OpenAI, tmp_path: Path
+) -> None:
+    endpoint.script(faults={"hang": 1})
+    program = """
+        import sys
+        from synthray.model.calls import Calls
+        from synthray.model.language import Request
+        from synthray.model.openai import OpenAI
+
+        model = OpenAI(name="m-1", base_url=sys.argv[1], budget_usd=1, price={"input": 1.0, "output": 2.0})
+        request = Request(messages=({"role": "user", "content": "Say 000."},))
+        calls = Calls(model, sys.argv[2])
+        calls.run(calls.ask(request, ("row0", "step", 0)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), endpoint.url, str(tmp_path)]
+    with subprocess.Popen(command) as running:
+        until = time.monotonic() + 60
+        while not endpoint.hits() and time.monotonic() < until:
+            assert running.poll() is None
+        os.kill(running.pid, signal.SIGKILL)
+    priced = replace(model, price=PRICE, budget_usd=1.0)
+    assert len(endpoint.hits()) == 1
+    assert spent(priced, tmp_path) == priced.prices().bound(many(1)[0][0]) != Amount()
+    endpoint.script(faults={})
+    assert not asked(Calls(priced, str(tmp_path)), *many(1))[0].reused
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"), [("budget_tokens", 1), ("budget_usd", 1e-9)], ids=["tokens", "dollars"]
+)
+def test_a_budget_is_never_passed_and_a_raised_one_goes_on_from_what_is_kept(
+    endpoint: Endpoint, model: OpenAI, tmp_path: Path, name: str, factor: float
+) -> None:
+    work = many(40, max_tokens=40)
+    of = "tokens" if name == "budget_tokens" else "nano"
+    bound = getattr(replace(model, price=PRICE).prices().bound(work[0][0]), of)
+    cap = 6 * bound
+    poor = replace(model, price=PRICE, in_flight=4, **{name: cap * factor})
+    ended = errors(Calls(poor, str(tmp_path)), *work)
+    refused = [one for one in ended if isinstance(one, BudgetSpent)]
+    answered = [one for one in ended if isinstance(one, Call)]
+    assert 6 <= len(answered) == 40 - len(refused)
+    assert f"{name}: " in str(refused[0])
+    assert "raise it to go on, every answer is kept" in str(refused[0])
+    assert 0 <= cap - getattr(spent(poor, tmp_path), of) < bound
+    assert len(endpoint.hits()) == len(answered)
+
+    with pytest.raises(BudgetSpent):  # the same again sends nothing
+        asked(Calls(poor, str(tmp_path)), *work)
+    assert len(endpoint.hits()) == len(answered)
+    rich = replace(poor, **{name: cap * factor * 100})
+    calls = asked(Calls(rich, str(tmp_path)), *work)
+    assert sum(call.reused for call in calls) == len(answered)
+    assert sorted(endpoint.counts().values()) == [1] * 40

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from synthray.errors import InputError, ModelError
+from synthray.model.calls import Calls
 from synthray.model.fake import Fake
 from synthray.model.language import Request, Response
 
@@ -45,10 +46,18 @@ def test_a_mapping_is_answered_as_json() -> None:
     assert asked(Fake(answers=[{"b": 1, "a": "é"}])).text == '{"a":"é","b":1}'
 
 
-def test_an_error_is_raised_with_its_kind_and_is_not_fatal() -> None:
+def test_an_error_is_raised_with_its_kind_for_this_row_alone_and_is_not_tried_again() -> None:
     with pytest.raises(ModelError, match="scripted failure HTTP500") as caught:
         asked(Fake(answers=[{"error": "HTTP500"}]))
-    assert (caught.value.kind, caught.value.fatal) == ("HTTP500", False)
+    assert (caught.value.kind, caught.value.fatal, caught.value.again) == ("HTTP500", False, False)
+
+
+def test_a_failure_in_a_script_is_that_of_the_model_with_its_retries() -> None:
+    failures = [ModelError("no", "HTTP503", again=True, after_s=0.0, billed=True)]
+    fake = Fake(script=lambda _: failures.pop() if failures else "at last", retries=1)
+    calls = Calls(fake, None)
+    response = calls.run(calls.ask(REQUEST, ("row", "step", 0))).response
+    assert (response.text, response.attempts) == ("at last", 2)
 
 
 def test_a_script_sees_the_request_and_answers_text_response_or_error() -> None:

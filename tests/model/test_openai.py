@@ -1,108 +1,69 @@
-"""What goes over the wire to an OpenAI-compatible endpoint, and how each bad answer is called."""
+"""Which endpoint is asked with which key: the settings, and nothing else that the environment may say."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import pickle
+import shutil
 import socket
+import ssl
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-import certifi
+import openai
 import pytest
+from endpoint import Endpoint, Script
 
 from synthray.errors import InputError, ModelError
 from synthray.model.language import Request, Response
 from synthray.model.openai import OpenAI
 
-REQUEST = Request(messages=({"role": "user", "content": "Say é."},), max_tokens=9, temperature=0.5, seed=3)
-GOOD = {
-    "choices": [{"message": {"role": "assistant", "content": "Été."}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
-}
-# What the openai client reads by itself; a developer's own must not decide a test.
+USER = {"role": "user", "content": "Say é."}
+REQUEST = Request(messages=(USER,), max_tokens=9, temperature=0.5, seed=3)
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+OPENAI = "https://api.openai.com/v1"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 OWN_VARIABLES = ("API_KEY", "ADMIN_KEY", "BASE_URL", "ORG_ID", "PROJECT_ID", "CUSTOM_HEADERS")
 
 
-@dataclass
-class Endpoint:
-    """A server on loopback that answers each request with the next of `script`, the last one for ever.
-
-    An answer is (status, body): JSON of a mapping or list, or raw bytes. `None` never answers, and a number
-    sends that many bytes of a good answer and hangs up.
-    """
-
-    url: str = ""
-    script: list[Any] = field(default_factory=lambda: [(200, GOOD)])
-    requests: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
-    released: threading.Event = field(default_factory=threading.Event)
-
-    def next(self) -> Any:
-        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
-
-
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a file with one of the known certificates; each client loads them all, which takes its time."""
-    end = "-----END CERTIFICATE-----\n"
-    path = tmp_path_factory.mktemp("certificates") / "one.pem"
-    path.write_text(certifi.contents().partition(end)[0] + end)
-    return str(path)
+def process() -> Iterator[Endpoint]:
+    with Endpoint() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch, certificate: str) -> Iterator[Endpoint]:
-    monkeypatch.setenv("SSL_CERT_FILE", certificate)
-    for name in OWN_VARIABLES:
-        monkeypatch.delenv(f"OPENAI_{name}", raising=False)
-    held = Endpoint()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            held.requests.append((self.command, self.path, headers, json.loads(body) if body else None))
-            answer = held.next()
-            if answer is None:
-                held.released.wait(10)
-                return
-            status, sent = answer if isinstance(answer, tuple) else (200, GOOD)
-            raw = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.send_header("retry-after-ms", "1")
-            self.end_headers()
-            self.wfile.write(raw[:answer] if isinstance(answer, int) else raw)
-
-        do_CONNECT = do_POST
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    held.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield held
-    held.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def endpoint(process: Endpoint) -> Endpoint:
+    process.script(**{**asdict(Script()), "record_headers": True})
+    process.reset()
+    return process
 
 
 @pytest.fixture
 def model(endpoint: Endpoint) -> OpenAI:
-    return OpenAI(name="m-1", base_url=endpoint.url, retries=0)
+    return OpenAI(name="m-1", base_url=endpoint.url)
+
+
+@pytest.fixture(autouse=True)
+def no_variable_of_a_developer_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PROXIES, *map(str.lower, PROXIES), *(f"OPENAI_{name}" for name in OWN_VARIABLES)):
+        monkeypatch.delenv(name, raising=False)
 
 
 def ask(model: OpenAI, request: Request = REQUEST) -> Response:
     async def asked() -> Response:
-        return await model.open()(request)
+        complete: Any = model.open()
+        try:
+            return await complete(request)
+        finally:
+            await complete.__self__.close()
 
     return asyncio.run(asked())
 
@@ -113,230 +74,154 @@ def failed(model: OpenAI) -> ModelError:
     return caught.value
 
 
-def test_a_good_answer_comes_with_its_usage(model: OpenAI) -> None:
-    assert ask(model) == Response("Été.", "stop", prompt_tokens=5, completion_tokens=2, attempts=1)
+# The settings.
 
 
-def test_a_request_has_the_wire_format_of_chat_completions(endpoint: Endpoint, model: OpenAI) -> None:
-    ask(model)
-    method, path, headers, body = endpoint.requests[0]
-    assert (method, path) == ("POST", "/v1/chat/completions")
-    assert headers["content-type"] == "application/json"
-    assert body == {
-        "model": "m-1",
-        "messages": [{"role": "user", "content": "Say é."}],
-        "max_tokens": 9,
-        "temperature": 0.5,
-        "top_p": 1.0,
-    }
-
-
-def test_stop_seed_and_schema_are_sent_when_they_are_set(endpoint: Endpoint, model: OpenAI) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
-    ask(replace(model, send_seed=True), replace(REQUEST, stop=("\n", "END"), schema=schema))
-    body = endpoint.requests[0][3]
-    assert body["stop"] == ["\n", "END"]
-    assert body["seed"] == 3
-    assert body["response_format"] == {
-        "type": "json_schema",
-        "json_schema": {"name": "answer", "schema": schema, "strict": True},
-    }
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_endpoint_is_asked_again_and_the_attempts_are_counted(
-    endpoint: Endpoint, model: OpenAI, status: int
-) -> None:
-    endpoint.script[:0] = [(status, {"error": {"message": "busy"}})]
-    assert ask(replace(model, retries=3)).attempts == 2
-    assert len(endpoint.requests) == 2
-    assert endpoint.requests[0][3] == endpoint.requests[1][3]
+def test_who_answers_is_the_name_and_the_place_and_no_limit(model: OpenAI) -> None:
+    assert model.identity() == {"language": "openai", "name": "m-1", "base_url": model.base_url}
+    other = replace(model, retries=9, timeout_s=1, in_flight=2, api_key_env="ACME_KEY", budget_tokens=5)
+    assert other.identity() == model.identity()
+    assert replace(model, name="m-2").identity() != model.identity()
+    assert replace(model, base_url=None).identity() != model.identity()
 
 
 @pytest.mark.parametrize(
-    ("status", "fatal"),
+    ("settings", "message"),
     [
-        (400, False),
-        (401, True),
-        (403, True),
-        (404, True),
-        (413, False),
-        (422, False),
-        (429, False),
-        (500, False),
+        ({"base_url": "http://x/v1"}, "openai needs name, such as name:"),
+        (
+            {"name": "m", "base_url": "localhost:8000"},
+            "must start with http:// or https://: 'localhost:8000'",
+        ),
+        ({"name": "m", "base_url": "ftp://x/v1"}, "must start with http://"),
+        (
+            {"name": "m", "base_url": "http://"},
+            "must name a host, such as http://localhost:8000/v1: 'http://'",
+        ),
+        ({"name": "m", "base_url": "http:///v1"}, "must name a host"),
+        ({"name": "m", "base_url": "http://[bad/v1"}, "must name a host"),
+        ({"name": "m", "base_url": "http://x:99999/v1"}, "must name a host"),
     ],
 )
-def test_a_refusal_is_named_by_its_status_and_is_fatal_when_all_would_be_refused(
-    endpoint: Endpoint, model: OpenAI, status: int, fatal: bool
-) -> None:
-    endpoint.script = [(status, {"error": {"message": "because of this"}})]
-    error = failed(model)
-    assert (error.kind, error.fatal, error.attempts) == (f"HTTP{status}", fatal, 1)
-    assert endpoint.url in str(error)
-    assert f"answered {status} to model 'm-1'" in str(error)
-    assert "because of this" in str(error)
+def test_settings_that_reach_no_model_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        OpenAI(**settings).check()
+    assert message in str(caught.value)
 
 
-def test_errors_without_end_are_given_up_after_the_retries(endpoint: Endpoint, model: OpenAI) -> None:
-    endpoint.script = [(500, {"error": {"message": "down"}})]
-    error = failed(replace(model, retries=2))
-    assert (error.kind, error.attempts, len(endpoint.requests)) == ("HTTP500", 3, 3)
-
-
-def test_a_wrong_request_is_sent_once(endpoint: Endpoint, model: OpenAI) -> None:
-    endpoint.script = [(400, {"error": {"message": "wrong"}})]
-    assert failed(replace(model, retries=5)).attempts == len(endpoint.requests) == 1
-
-
-def test_half_an_answer_is_no_answer(endpoint: Endpoint, model: OpenAI) -> None:
-    endpoint.script = [40]
-    error = failed(model)
-    assert (error.kind, error.fatal) == ("Connection", False)
-    assert endpoint.url in str(error)
-
-
-def test_half_an_answer_is_asked_for_again(endpoint: Endpoint, model: OpenAI) -> None:
-    endpoint.script[:0] = [40]
-    assert ask(replace(model, retries=1)).attempts == 2
-
-
-def choice(**message: Any) -> dict[str, Any]:
-    return {"choices": [{"message": message, "finish_reason": "content_filter"}]}
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "message"),
-    [
-        pytest.param(b"<html>It works!</html>", "BadResponse", "sent no JSON", id="HTML"),
-        pytest.param(b"", "BadResponse", "sent no JSON", id="nothing"),
-        pytest.param(b'{"a": "\xff"}', "BadResponse", "sent no JSON", id="no UTF-8"),
-        pytest.param({"object": "list"}, "BadResponse", "not a chat completion: .*'list'", id="no choices"),
-        pytest.param({"choices": []}, "BadResponse", "not a chat completion", id="empty choices"),
-        pytest.param({"choices": [{"text": "x"}]}, "BadResponse", "not a chat", id="no message"),
-        pytest.param([1, 2], "BadResponse", "not a chat completion", id="a list"),
-        pytest.param(None, "BadResponse", "not a chat completion: None", id="null"),
-        pytest.param({**GOOD, "usage": [1]}, "BadResponse", "not a chat completion", id="usage a list"),
-        pytest.param(choice(content=None), "NoText", "finish_reason 'content_filter'", id="content null"),
-        pytest.param(choice(content=["a"]), "NoText", "no text", id="content a list"),
-        pytest.param(choice(refusal="no"), "BadResponse", "not a chat completion", id="no content"),
-    ],
-)
-def test_an_answer_that_is_no_chat_completion_fails_this_call_alone(
-    endpoint: Endpoint, model: OpenAI, body: Any, kind: str, message: str
-) -> None:
-    endpoint.script = [(200, body)]
-    with pytest.raises(ModelError, match=message) as caught:
-        ask(model)
-    assert (caught.value.kind, caught.value.fatal) == (kind, False)
-
-
-@pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {}}], ids=["none", "null", "empty"])
-def test_an_answer_without_usage_has_unknown_tokens(
-    endpoint: Endpoint, model: OpenAI, usage: dict[str, Any]
-) -> None:
-    endpoint.script = [(200, {"choices": GOOD["choices"], **usage})]
-    assert ask(model) == Response("Été.", "stop", prompt_tokens=None, completion_tokens=None)
-
-
-def test_a_cut_answer_says_so(endpoint: Endpoint, model: OpenAI) -> None:
-    endpoint.script = [(200, {"choices": [{"message": {"content": "Ét"}, "finish_reason": "length"}]})]
-    assert ask(model).finish_reason == "length"
-
-
-def test_half_an_emoji_does_not_make_text_that_no_file_can_hold(endpoint: Endpoint, model: OpenAI) -> None:
-    endpoint.script = [(200, b'{"choices": [{"message": {"content": "cut \\ud83d"}}]}')]
-    assert ask(model).text == "cut ?"
-
-
-def test_an_endpoint_that_does_not_answer_in_time_is_a_timeout(endpoint: Endpoint, model: OpenAI) -> None:
-    endpoint.script = [None]
-    error = failed(replace(model, timeout_s=0.1))
-    assert (error.kind, error.fatal, error.attempts) == ("Timeout", False, 1)
-    assert "gave no answer in 0.1 s" in str(error)
-
-
-def test_an_endpoint_that_is_not_there_is_named() -> None:
-    with socket.socket() as taken:  # bound and not listening: nobody else can answer there
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        error = failed(OpenAI(name="m-1", base_url=url, retries=0))
-    assert (error.kind, error.fatal) == ("Connection", False)
-    assert f"{url}/ cannot be reached" in str(error)
-
-
-def test_the_key_is_read_when_asked_and_sent_as_a_bearer_token(
-    endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keyed = replace(model, api_key_env="ACME_KEY")
-    monkeypatch.setenv("ACME_KEY", "secret-1")
-    ask(keyed)
-    monkeypatch.setenv("ACME_KEY", "secret-2")
-    ask(keyed)
-    sent = [headers["authorization"] for _, _, headers, _ in endpoint.requests]
-    assert sent == ["Bearer secret-1", "Bearer secret-2"]
-
-
-def test_the_key_of_openai_never_goes_to_another_endpoint(
-    endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret-of-openai")
-    monkeypatch.setenv("OPENAI_ADMIN_KEY", "secret-of-openai-too")
-    model.check()
-    ask(model)
-    assert "secret-of-openai" not in str(endpoint.requests)
-
-
-def test_without_base_url_the_key_goes_to_openai_whatever_the_environment_says(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret-of-openai")
-    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
-    # The endpoint stands in as the proxy, which sees where the client wants to go, and refuses.
-    monkeypatch.setenv("HTTPS_PROXY", endpoint.url.removesuffix("/v1"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    endpoint.script = [(502, {})]
-    failed(OpenAI(name="m-1", retries=0))
-    assert [(method, path) for method, path, _, _ in endpoint.requests] == [("CONNECT", "api.openai.com:443")]
-    assert "secret-of-openai" not in str(endpoint.requests)
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError, match="no user or password; name a key by api_key_env") as caught:
+        OpenAI(name="m", base_url="http://me:secret@x/v1").check()
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "variable"),
     [
         pytest.param({}, "OPENAI_API_KEY", id="OpenAI's own"),
+        pytest.param({"api_key_env": "ACME_KEY"}, "ACME_KEY", id="OpenAI's own by another name"),
         pytest.param({"base_url": "http://x/v1", "api_key_env": "ACME_KEY"}, "ACME_KEY", id="named"),
     ],
 )
+@pytest.mark.parametrize("held", [None, "", " \n"], ids=["unset", "empty", "blank"])
 def test_a_missing_key_is_found_before_any_call(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], variable: str
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], variable: str, held: str | None
 ) -> None:
     monkeypatch.delenv(variable, raising=False)
+    if held is not None:
+        monkeypatch.setenv(variable, held)
     with pytest.raises(InputError, match=rf"{variable} is not set; export {variable}="):
         OpenAI(name="m-1", **settings).check()
     monkeypatch.setenv(variable, "k")
     OpenAI(name="m-1", **settings).check()
 
 
+@pytest.mark.parametrize("key", ["sk-proj-Ab12", "hf_abcdef0123", "AIzaSyAb12", "two words"])
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(InputError, match="must be the name of an environment variable") as caught:
+        OpenAI(name="m", base_url="http://x/v1", api_key_env=key).check()
+    assert key not in str(caught.value)
+
+
+def test_a_variable_may_have_any_name_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("acme_key", "k")
+    OpenAI(name="m", base_url="http://x/v1", api_key_env="acme_key").check()
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "base_url",
+    ["https://api.acme.com/v1", "http://api.openai.com/v1", "https://api.openai.com.acme.com/v1"],
+    ids=["another", "in the clear", "another that looks alike"],
+)
+def test_the_key_of_openai_is_for_openai_alone(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with pytest.raises(
+        InputError, match=r"OPENAI_API_KEY goes to OpenAI alone, not to http.*variable of its own"
+    ):
+        OpenAI(name="m", base_url=base_url, api_key_env="OPENAI_API_KEY").check()
+    OpenAI(name="m", base_url=OPENAI, api_key_env="OPENAI_API_KEY").check()
+
+
+@pytest.mark.parametrize(
+    ("base_url", "limit", "lacks"),
     [
-        pytest.param({"base_url": "http://x/v1"}, "openai needs name, such as name:", id="no name"),
-        pytest.param({"name": "m", "base_url": "localhost:8000"}, "must start with http://", id="no scheme"),
+        (None, "max_completion_tokens", {"prefill"}),
+        (OPENAI, "max_completion_tokens", {"prefill"}),
+        ("http://localhost:8000/v1", "max_tokens", set()),
     ],
 )
-def test_settings_that_reach_no_model_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        OpenAI(**settings).check()
+def test_openais_own_endpoint_differs_from_others_named_or_not(
+    monkeypatch: pytest.MonkeyPatch, base_url: str | None, limit: str, lacks: set[str]
+) -> None:
+    opened: list[tuple[Any, dict[str, Any]]] = []
+
+    class Watched:
+        complete = None
+
+        def __init__(self, *where: Any, **settings: Any) -> None:
+            opened.append((where, settings))
+
+    monkeypatch.setattr("synthray.model.openai.Wire", Watched)
+    model = OpenAI(name="m", base_url=base_url, timeout_s=7)
+    model.open()
+    ((where, settings),) = opened
+    assert where == (base_url or OPENAI, "m")
+    assert (settings["limit_name"], settings["timeout_s"], settings["key"]) == (limit, 7, "")
+    assert model.lacks == lacks
+    prefilled = replace(REQUEST, prefill="Sure: ")
+    if lacks:
+        with pytest.raises(InputError, match="openai has no prefill"):
+            model.check_request(prefilled)
+    else:
+        model.check_request(prefilled)
+
+
+# The key.
+
+
+def test_the_key_is_read_when_the_model_is_opened_and_sent_as_a_bearer_token(
+    endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = replace(model, api_key_env="ACME_KEY")
+    for key in ("secret-1", "secret-2\n"):
+        monkeypatch.setenv("ACME_KEY", key)
+        ask(keyed)
+    assert [hit["authorization"] for hit in endpoint.hits()] == ["Bearer secret-1", "Bearer secret-2"]
 
 
 def test_the_key_stands_in_nothing_that_is_written_down(
     endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACME_KEY", "secret-1")
+    endpoint.script(require_key="another")  # the answer repeats the key that is wrong
     keyed = replace(model, api_key_env="ACME_KEY")
     keyed.check()
-    endpoint.script = [(401, {"error": {"message": "Incorrect API key"}})]
     error = failed(keyed)
+    assert (error.kind, error.fatal, "Incorrect API key provided: [key]" in str(error)) == (
+        "HTTP401",
+        True,
+        True,
+    )
     written: list[Callable[[], object]] = [
         lambda: repr(keyed),
         lambda: keyed.identity(),
@@ -347,14 +232,148 @@ def test_the_key_stands_in_nothing_that_is_written_down(
     assert not [str(one()) for one in written if "secret-1" in str(one())]
 
 
-def test_who_answers_is_the_name_and_the_place_and_no_limit(model: OpenAI) -> None:
-    assert model.identity() == {"language": "openai", "name": "m-1", "base_url": model.base_url}
-    other = replace(model, retries=9, timeout_s=1, in_flight=2, api_key_env="ACME_KEY")
-    assert other.identity() == model.identity()
-    assert replace(model, name="m-2").identity() != model.identity()
+# The environment.
 
 
-def test_an_error_keeps_all_it_says_on_its_way_to_another_process(model: OpenAI) -> None:
-    error = ModelError("why", "HTTP401", fatal=True, attempts=3)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.kind, copy.fatal, copy.attempts) == ("why", "HTTP401", True, 3)
+def test_no_variable_of_openais_decides_what_is_sent_or_where_to(
+    endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in OWN_VARIABLES:
+        monkeypatch.setenv(f"OPENAI_{name}", f"secret-{name}")
+    (tmp_path / "netrc").write_text("default login me password secret-of-netrc\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    model.check()
+    ask(model)
+    headers = endpoint.hits()[0]["headers"]
+    assert "secret" not in str(headers)
+    asked_for = {"accept", "accept-encoding", "user-agent"}
+    assert set(headers) == {"host", "content-type", "content-length", *asked_for}
+
+
+def test_without_base_url_openai_is_asked_whatever_the_environment_says(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-of-openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    # The endpoint stands in as the proxy, which is told where the connection is to go, and refuses.
+    monkeypatch.setenv("HTTPS_PROXY", endpoint.url.removesuffix("/v1"))
+    error = failed(OpenAI(name="m-1"))
+    assert f"{OPENAI} cannot be reached: the proxy answered 404" in str(error)
+    assert endpoint.hits() == []
+
+
+@pytest.mark.parametrize("form", ["http://{}", "{}"], ids=["URL", "host and port"])
+def test_the_proxy_of_the_environment_is_asked(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", form.format(endpoint.url.split("/")[2]))
+    error = failed(OpenAI(name="m-1", base_url="http://model.invalid/v1"))
+    # The endpoint is no proxy, and says what it was asked for.
+    assert "Invalid URL (POST http://model.invalid/v1/chat/completions)" in str(error)
+
+
+@pytest.mark.parametrize("without", ["127.0.0.1", "{}", "other,127.0.0.1", "*"])
+def test_no_proxy_is_asked_for_an_address_that_needs_none(
+    model: OpenAI, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    with socket.socket() as nobody:  # bound and not listening
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        assert "cannot be reached" in str(failed(model))
+        monkeypatch.setenv("NO_PROXY", without.format(str(model.base_url).split("/")[2]))
+        assert ask(model).text
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
+def test_a_certificate_that_nobody_vouches_for_ends_the_run(tmp_path: Path) -> None:
+    certificate, secret = str(tmp_path / "certificate.pem"), str(tmp_path / "secret.pem")
+    command = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-out", certificate, "-keyout", secret], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, secret)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        error = failed(OpenAI(name="m-1", base_url=f"https://127.0.0.1:{server.server_port}/v1"))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (error.kind, error.fatal, error.billed) == ("Connection", True, False)
+    assert "no certificate to trust" in str(error)
+
+
+def test_a_program_that_closes_nothing_ends_without_a_word(endpoint: Endpoint) -> None:
+    program = """
+        import sys
+        from synthray.model.calls import Calls
+        from synthray.model.language import Request
+        from synthray.model.openai import OpenAI
+
+        calls = Calls(OpenAI(name="m-1", base_url=sys.argv[1]), None)
+        request = Request(messages=({"role": "user", "content": "x"},))
+        print(calls.run(calls.ask(request, ("row", "step", 0))).response.attempts)
+    """
+    command = [sys.executable, "-W", "default", "-c", textwrap.dedent(program), endpoint.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+# The contract: what OpenAI's own client sends and reads.
+
+FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+MANY = {"n": 2, "logit_bias": {"50256": -100}}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        pytest.param({}, {}, id="plain"),
+        pytest.param({"stop": ("\n", "END")}, {"stop": ["\n", "END"]}, id="stop"),
+        pytest.param({"schema": SCHEMA}, {"response_format": FORM}, id="schema"),
+        pytest.param({**MANY, "logprobs": 3}, {**MANY, "logprobs": True, "top_logprobs": 3}, id="many"),
+    ],
+)
+def test_the_openai_client_sends_the_same_and_reads_the_same(
+    endpoint: Endpoint, model: OpenAI, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    async def by_client() -> Any:
+        async with openai.AsyncOpenAI(base_url=endpoint.url, api_key="k", max_retries=0) as client:
+            return await client.chat.completions.create(
+                model="m-1", messages=[USER], max_tokens=9, temperature=0.5, top_p=1.0, seed=3, **theirs
+            )
+
+    own, read = ask(replace(model, send_seed=True), replace(REQUEST, **ours)), asyncio.run(by_client())
+    # A request's id is the hash of its body: the same body came twice, to the same path.
+    assert list(endpoint.counts().values()) == [2]
+    assert len({hit["path"] for hit in endpoint.hits()}) == 1
+    assert [(choice.message.content, choice.finish_reason) for choice in read.choices] == [
+        (choice.text, choice.finish_reason) for choice in own.choices()
+    ]
+    used = read.usage
+    assert (used.prompt_tokens, used.completion_tokens) == (own.prompt_tokens, own.completion_tokens)
+    if "logprobs" in ours:
+        for choice, one in zip(read.choices, own.choices(), strict=True):
+            assert [
+                {"token": t.token, "logprob": t.logprob, "top": {o.token: o.logprob for o in t.top_logprobs}}
+                for t in choice.logprobs.content
+            ] == one.logprobs
+
+
+def test_the_openai_client_completes_a_raw_prompt_in_the_same_way(endpoint: Endpoint, model: OpenAI) -> None:
+    async def by_client() -> Any:
+        async with openai.AsyncOpenAI(base_url=endpoint.url, api_key="k", max_retries=0) as client:
+            return await client.completions.create(
+                model="m-1", prompt="Say", max_tokens=9, temperature=0.5, top_p=1.0, logprobs=2, stop=["\n"]
+            )
+
+    request = Request(prompt="Say", max_tokens=9, temperature=0.5, logprobs=2, stop=("\n",))
+    own, read = ask(model, request), asyncio.run(by_client()).choices[0]
+    assert list(endpoint.counts().values()) == [2]
+    assert {hit["path"] for hit in endpoint.hits()} == {"/v1/completions"}
+    assert (read.text, read.finish_reason) == (own.text, own.finish_reason)
+    assert read.logprobs.top_logprobs == [one["top"] for one in own.logprobs or ()]
