@@ -9,8 +9,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from synthray.errors import ModelError
 from synthray.model.language import Complete, Language, Request, Response, call_key
@@ -18,6 +17,9 @@ from synthray.model.limits import Exchange, Grant, Limiter, Report, joined
 from synthray.model.permits import Permits
 from synthray.model.price import NOTHING, Amount
 from synthray.model.store import Store, history
+
+if TYPE_CHECKING:
+    from synthray.model.mirror import Mirror
 
 T = TypeVar("T")
 
@@ -57,8 +59,9 @@ class Calls:
         self._budget = language.budget_usd is not None or language.budget_tokens is not None
         self._complete: Complete | None = None
         self._asked: dict[str, asyncio.Future[Response]] = {}
+        self._pushes = asyncio.Lock()
         self.fatal: ModelError | None = None
-        self._store = Store(Path(folder)) if folder else None
+        self._store = Store(folder) if folder else None
         self._permits = Permits.of(language, exchange or _alone(language, folder))
         self._busy_since: float | None = None
         self.turns = asyncio.Semaphore(language.in_flight + language.in_flight // 4 + 8)
@@ -111,6 +114,13 @@ class Calls:
         if self._store:
             del self._asked[key]  # from here on the store answers
         return Call(key, response, reused=False)
+
+    async def pushed(self, mirror: Mirror) -> None:
+        """Wait until what was written by now is on the store; one push is for all who wait."""
+        written = mirror.written
+        async with self._pushes:
+            if mirror.pushed < written:
+                await self._loop.run_in_executor(None, mirror.push)
 
     async def _answer(self, key: str, request: Request, origin: Origin) -> Response:
         """Try as often as it may help."""
@@ -195,6 +205,8 @@ class _Sending:
             calls._complete = calls._language.open()
         if calls._budget and calls._store:
             self.reservation = calls._store.reserve({"key": self.key, **self._record(self.bound)})
+            if calls._store.mirror:
+                await calls.pushed(calls._store.mirror)
         return replace(await calls._complete(self.request), attempts=self.attempt)
 
     def _keep(self, response: Response) -> Amount:
@@ -250,7 +262,7 @@ def _pause(error: ModelError, attempts: int) -> float:
 
 def _alone(language: Language, folder: str | None) -> Exchange:
     """Return a limiter of this process."""
-    limiter = Limiter(language, history(Path(folder), language.identity()) if folder else None)
+    limiter = Limiter(language, history(folder, language.identity()) if folder else None)
 
     async def exchange(report: Report) -> Grant:
         return limiter.exchange(report)

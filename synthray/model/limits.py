@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray.model.price import NANO, NOTHING, Amount
@@ -305,7 +304,7 @@ class Shared:
     def __init__(self, language: Language, folder: str, workers: int) -> None:
         import ray
 
-        past = history(Path(folder), language.identity())
+        past = history(folder, language.identity())
         if ray.get_runtime_context().was_current_actor_reconstructed:
             # What was in flight, and is in no journal yet, is in the endpoint's minute too.
             past = replace(past, recent_calls=past.recent_calls + language.in_flight)

@@ -22,6 +22,11 @@ _ATTEMPTS = 4
 _PAUSE_S = 0.5
 
 
+def mirror_of(folder: Path | str) -> Mirror | None:
+    """Return the mirror of a URL; a path needs none."""
+    return Mirror(str(folder)) if "://" in str(folder) else None
+
+
 class Mirror:
     """A folder on this machine's disk that stands for `url`, any that fsspec knows (s3://bucket/run/calls)."""
 
@@ -34,13 +39,10 @@ class Mirror:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._put: dict[str, tuple[int, int]] = {}
         """For each journal of this process: how many bytes are put, in how many segments."""
-        self._waiting = 0
+        self.written = self.pushed = 0
+        """How many lines this process has appended, and how many of them are on the store."""
         self._pushing = threading.Lock()
         self._wake = threading.Event()
-
-    def start(self) -> None:
-        """Begin to push in the background, as long as this exists."""
-        threading.Thread(target=_push_regularly, args=(weakref.ref(self), self._wake), daemon=True).start()
 
     def pull(self) -> None:
         """Fetch what other processes have put since."""
@@ -49,7 +51,7 @@ class Mirror:
             return
         for found in self._remote.ls(self._root, detail=False):
             name = PurePosixPath(found).name
-            own = name.partition(".")[0] in self._put
+            own = name.partition(".")[0] in self._put and name.endswith(".jsonl")
             if own or not name.endswith((".jsonl", ".parquet")) or (self.folder / name).exists():
                 continue
             part = self.folder / f".{name}.part"
@@ -61,15 +63,19 @@ class Mirror:
 
     def wrote(self, journal: Path) -> None:
         """Take note of a line that this process appended."""
+        if not self._put:
+            # As long as this exists; what a process that ends had not pushed was in flight.
+            arguments = (weakref.ref(self), self._wake)
+            threading.Thread(target=_push_regularly, args=arguments, daemon=True).start()
         self._put.setdefault(journal.stem, (0, 0))
-        self._waiting += 1
-        if self._waiting >= EVERY_CALLS:
+        self.written += 1
+        if self.written - self.pushed >= EVERY_CALLS:
             self._wake.set()
 
     def push(self) -> None:
         """Put what this process has appended; on return it is on the store. RunFailed when it is not."""
         with self._pushing:
-            self._waiting = 0
+            written = self.written
             for stem, (start, segments) in list(self._put.items()):
                 with (self.folder / f"{stem}.jsonl").open("rb") as journal:
                     journal.seek(start)
@@ -78,12 +84,17 @@ class Mirror:
                 if lines:
                     self._put_object(f"{stem}.{segments + 1:06d}.jsonl", lines)
                     self._put[stem] = (start + len(lines), segments + 1)
+            self.pushed = written
 
-    def replace(self, names: list[str], parquet: Path) -> None:
-        """Put a Parquet file and remove the segments that it holds."""
-        self._put_object(parquet.name, parquet.read_bytes())
+    def put(self, path: Path) -> None:
+        """Put a whole file."""
+        self._put_object(path.name, path.read_bytes())
+
+    def remove(self, names: list[str]) -> None:
+        """Remove objects; one that is gone already is no error."""
         for name in names:
-            self._remote.rm_file(f"{self._root}/{name}")
+            with contextlib.suppress(FileNotFoundError):
+                self._remote.rm_file(f"{self._root}/{name}")
 
     def _put_object(self, name: str, content: bytes) -> None:
         for attempt in range(_ATTEMPTS):

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from synthray.errors import RunFailed
 from synthray.lineage import canonical
 from synthray.model.language import Choice, Response
+from synthray.model.mirror import Mirror, mirror_of
 from synthray.model.price import NANO, NOTHING, Amount
 from synthray.query import Query
 from synthray.table import quoted
@@ -88,17 +89,18 @@ WINDOW_S = 60.0
 class Store:
     """What is kept in a folder, for one process: finds answers wherever they lie, appends its own.
 
-    The index holds 16 bytes a call.
+    `folder` is a path or a URL that fsspec knows. The index holds 16 bytes a call.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self.mirror = mirror_of(folder)
+        self._folder = self.mirror.folder if self.mirror else Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._sources: list[Path] = []
         self._numbers: dict[Path, int] = {}
         self._read_to: dict[Path, int] = {}
         self._index = _Index()
-        self._journal = _Journal(folder)
+        self._journal = _Journal(self._folder, self.mirror)
         self._groups: OrderedDict[tuple[int, int], dict[str, pa.Array]] = OrderedDict()
         self._starts: dict[int, list[int]] = {}
         self._open: dict[int, int] = {}
@@ -106,6 +108,8 @@ class Store:
 
     def refresh(self) -> None:
         """Take in what other processes have kept since."""
+        if self.mirror:
+            self.mirror.pull()
         journals, parquet, _ = kept_files(self._folder)
         self._journal.check(journals)
         for path in parquet:
@@ -240,15 +244,19 @@ class Store:
         self._journal.append(f'{{"released":{reservation},', {"reservation": reservation})
 
     def sync(self) -> None:
-        """See that what was kept survives a power cut too."""
-        self._journal.sync()
+        """See that what was kept survives this machine: a power cut, or on a store its loss."""
+        if self.mirror:
+            self.mirror.push()
+        else:
+            self._journal.sync()
 
 
 class _Journal:
     """The one file that a process appends to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mirror: Mirror | None) -> None:
         self._folder = folder
+        self._mirror = mirror
         self.path: Path | None = None
         self._out = -1
         self._end = 0
@@ -277,6 +285,8 @@ class _Journal:
             raise
         offset = self._end
         self._end += len(line)
+        if self._mirror:
+            self._mirror.wrote(path)
         return path, offset
 
     def _opened(self) -> Path:
@@ -358,8 +368,22 @@ def _response(held: dict[str, Any]) -> Response:
 # Between two stages, by the run.
 
 
-def compact(folder: Path) -> None:
-    """Turn the journals into Parquet; nobody may be appending to them.
+def compact(folder: Path | str) -> None:
+    """Turn the journals of a folder into Parquet; nobody may be appending to them."""
+    mirror = mirror_of(folder)
+    if mirror is None:
+        _compact(Path(folder))
+        return
+    mirror.pull()
+    journals, _, sealed = kept_files(mirror.folder)
+    made = _compact(mirror.folder)
+    if made:
+        mirror.put(made)
+    mirror.remove([path.name for path in (*sealed, *(journals if made else ()))])
+
+
+def _compact(folder: Path) -> Path | None:
+    """Turn the journals of a local folder into a Parquet file, which is returned.
 
     A kill leaves the journals, or the Parquet file with the journals that it names beside it. A journal that
     grew meanwhile, since a worker of a killed run was still alive, is left for the next time.
@@ -369,7 +393,7 @@ def compact(folder: Path) -> None:
         path.unlink(missing_ok=True)
     sizes = {path: path.stat().st_size for path in journals}
     if not sizes:
-        return
+        return None
     part = folder / f".{uuid.uuid4().hex}.part"
     names = json.dumps([path.name for path in sizes])
     relation = _journal_sql([str(path) for path in sizes], settle=True)
@@ -379,10 +403,11 @@ def compact(folder: Path) -> None:
         os.fsync(written.fileno())
     if any(path.stat().st_size != size for path, size in sizes.items()):
         part.unlink()
-        return
-    part.replace(folder / f"{min(sizes).stem}.parquet")
+        return None
+    made = part.replace(folder / f"{min(sizes).stem}.parquet")
     for path in sizes:
         path.unlink(missing_ok=True)
+    return made
 
 
 @dataclass(frozen=True)
@@ -394,10 +419,13 @@ class History:
     recent_tokens: int = 0
 
 
-def history(folder: Path, identity: Mapping[str, Any]) -> History:
+def history(folder: Path | str, identity: Mapping[str, Any]) -> History:
     """Return the history of a model; calls that nobody waits for any more count in full."""
+    mirror = mirror_of(folder)
+    if mirror:
+        mirror.pull()
     files: list[str] = []
-    relation = calls_relation(folder, files, settle=True)
+    relation = calls_relation(mirror.folder if mirror else Path(folder), files, settle=True)
     if not files:
         return History()
     recent = f"""FILTER (WHERE "at" > {time.time() - WINDOW_S})"""
@@ -455,7 +483,9 @@ def _journal_sql(journals: list[str], *, settle: bool) -> str:
     listed = ", ".join(quoted(path) for path in journals)
     columns = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in {**COLUMNS, **_MARKS}.items())
     lines = (
-        f"SELECT * FROM read_json([{listed}], format='newline_delimited', columns={{{columns}}}, "
+        # A journal on an object store is in segments, JOURNAL.000001.jsonl and so on.
+        "SELECT *, split_part(parse_filename(filename), '.', 1) AS journal FROM "
+        f"read_json([{listed}], format='newline_delimited', columns={{{columns}}}, "
         f"ignore_errors=true, maximum_object_size={_LONGEST_LINE}, filename=true)"
     )
     rest = ", ".join(f'"{name}"' for name in COLUMNS if name not in ("key", "error"))
@@ -467,6 +497,6 @@ def _journal_sql(journals: list[str], *, settle: bool) -> str:
         ended += (
             f" UNION ALL SELECT key, {rest}, 'Unsettled' AS error FROM lines AS sent "
             "WHERE reserved IS NOT NULL AND NOT EXISTS (SELECT 1 FROM lines AS settled "
-            "WHERE settled.filename = sent.filename AND settled.reservation = sent.reserved)"
+            "WHERE settled.journal = sent.journal AND settled.reservation = sent.reserved)"
         )
     return f"WITH lines AS ({lines}) SELECT {_NAMES} FROM ({ended})"
