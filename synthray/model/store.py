@@ -1,16 +1,7 @@
 """The kept calls of a run: what was answered is on disk before its row counts as done, and found again.
 
-Each process appends to a journal of its own, one line a call in one write, so that a kill at any moment
-loses at most the line being written, which every reader passes over. Between two stages the run turns
-journals into Parquet. A line is one of
-```
-{"key": ...}        an answered call
-{"reserved": n}     money set aside for a call that is about to be sent
-{"lost": key}       a call that was sent, got no answer and may have been paid for
-{"released": n}     a call that was sent, got no answer and cost nothing
-```
-and `reservation` in the others names the reservation that they settle. One that nothing settles was in
-flight when its process died, and counts in full.
+Each process appends to a journal of its own (see journal.py); between two stages the run turns journals
+into Parquet. An index from a key to where its call lies is all that a process holds of them.
 """
 
 from __future__ import annotations
@@ -28,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray.errors import RunFailed
 from synthray.lineage import canonical
+from synthray.model.journal import LONGEST_LINE, Journal
 from synthray.model.language import Choice, Response
-from synthray.model.mirror import Mirror, mirror_of
+from synthray.model.mirror import mirror_of
 from synthray.model.price import NANO, NOTHING, Amount
 from synthray.query import Query
 from synthray.table import quoted
@@ -82,7 +73,6 @@ _CACHE_BYTES = 384 << 20
 _RECENT = 200_000
 _OFFSET_BITS = 40
 _READ = 4096
-_LONGEST_LINE = 1 << 26
 WINDOW_S = 60.0
 
 
@@ -100,7 +90,7 @@ class Store:
         self._numbers: dict[Path, int] = {}
         self._read_to: dict[Path, int] = {}
         self._index = _Index()
-        self._journal = _Journal(self._folder, self.mirror)
+        self._journal = Journal(self._folder, self.mirror)
         self._groups: OrderedDict[tuple[int, int], dict[str, pa.Array]] = OrderedDict()
         self._starts: dict[int, list[int]] = {}
         self._open: dict[int, int] = {}
@@ -249,66 +239,6 @@ class Store:
             self.mirror.push()
         else:
             self._journal.sync()
-
-
-class _Journal:
-    """The one file that a process appends to."""
-
-    def __init__(self, folder: Path, mirror: Mirror | None) -> None:
-        self._folder = folder
-        self._mirror = mirror
-        self.path: Path | None = None
-        self._out = -1
-        self._end = 0
-        self._reservations = 0
-        self._synced = 0
-
-    def reserve(self, record: dict[str, Any]) -> int:
-        self._opened()
-        self._reservations += 1
-        self.append(f'{{"reserved":{self._reservations},', record)
-        return self._reservations
-
-    def append(self, start: str, record: dict[str, Any]) -> tuple[Path, int]:
-        """Write a line; return where it lies."""
-        line = f"{start}{canonical(record)[1:]}\n".encode(errors="replace")
-        if len(line) > _LONGEST_LINE:
-            raise RunFailed(f"a call of {len(line)} bytes cannot be kept; the most is {_LONGEST_LINE}")
-        path = self._opened()
-        view = memoryview(line)
-        try:
-            while view:
-                view = view[os.write(self._out, view) :]
-        except OSError:
-            # Half a line may stand there now; nothing more goes behind it.
-            self._close()
-            raise
-        offset = self._end
-        self._end += len(line)
-        if self._mirror:
-            self._mirror.wrote(path)
-        return path, offset
-
-    def _opened(self) -> Path:
-        if self.path is None:
-            self.path = self._folder / f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:12]}.jsonl"
-            self._out = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            self._end = self._synced = 0
-        return self.path
-
-    def _close(self) -> None:
-        os.close(self._out)
-        self.path = None
-
-    def check(self, journals: list[Path]) -> None:
-        """Begin a new file when this one became Parquet, while this process had nothing to say."""
-        if self.path is not None and self.path not in journals:
-            self._close()
-
-    def sync(self) -> None:
-        if self.path is not None and self._synced < self._end:
-            self._synced = self._end
-            os.fdatasync(self._out)
 
 
 class _Index:
@@ -486,7 +416,7 @@ def _journal_sql(journals: list[str], *, settle: bool) -> str:
         # A journal on an object store is in segments, JOURNAL.000001.jsonl and so on.
         "SELECT *, split_part(parse_filename(filename), '.', 1) AS journal FROM "
         f"read_json([{listed}], format='newline_delimited', columns={{{columns}}}, "
-        f"ignore_errors=true, maximum_object_size={_LONGEST_LINE}, filename=true)"
+        f"ignore_errors=true, maximum_object_size={LONGEST_LINE}, filename=true)"
     )
     rest = ", ".join(f'"{name}"' for name in COLUMNS if name not in ("key", "error"))
     ended = (

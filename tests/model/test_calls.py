@@ -38,7 +38,7 @@ class Counted(Language):
 
     seen: list[Request] = field(default_factory=list, compare=False)
     at_once: list[int] = field(default_factory=lambda: [0, 0], compare=False)
-    errors: tuple[BaseException, ...] = field(default=(), compare=False)
+    errors: tuple[BaseException | None, ...] = field(default=(), compare=False)
     name: str = "counted"
 
     def identity(self) -> dict[str, Any]:
@@ -53,8 +53,8 @@ class Counted(Language):
             for _ in range(5):
                 await asyncio.sleep(0)
             self.at_once[0] -= 1
-            if number <= len(self.errors):
-                raise self.errors[number - 1]
+            if error := dict(enumerate(self.errors, 1)).get(number):
+                raise error
             return Response(f"answer {number}", "length", 3, 4, 2)
 
         return complete
@@ -81,8 +81,6 @@ def many(count: int, **settings: Any) -> list[Work]:
 
 
 def errors(calls: Calls, *work: Work) -> list[Any]:
-    """Return what became of each of the calls, an answer or an error."""
-
     async def all_of_them() -> list[Any]:
         asking = asyncio.gather(*(calls.ask(one, origin) for one, origin in work), return_exceptions=True)
         return await asyncio.wait_for(asking, 30)
@@ -298,9 +296,14 @@ def gaps(endpoint: Endpoint) -> list[float]:
 
 @pytest.mark.usefixtures("soon")
 def test_only_what_may_do_better_is_tried_again_and_every_attempt_counts(tmp_path: Path) -> None:
-    again = Counted(errors=(no("HTTP500", again=True), no("Timeout", again=True, billed=True)), retries=2)
+    again = Counted(errors=(no("HTTP503", again=True, after_s=0.2), no("Timeout", again=True)), retries=2)
+    started = time.monotonic()
     call = asked(Calls(again, str(tmp_path)), (request(), ORIGIN))[0]
-    assert (call.response.text, call.response.attempts, len(again.seen)) == ("answer 3", 3, 3)
+    assert (call.response.text, call.response.attempts, time.monotonic() > started + 0.2) == (
+        "answer 3",
+        3,
+        True,
+    )
     assert asked(Calls(Counted(), str(tmp_path)), (request(), ORIGIN))[0].response.attempts == 3
 
     for kind, retries, attempts in (("HTTP500", 1, 2), ("HTTP500", 0, 1), ("HTTP400", 5, 1)):
@@ -335,18 +338,19 @@ def test_an_endpoint_that_says_nothing_but_wait_ends_the_run(
     ended = errors(calls, *many(5))
     assert {(error.kind, error.fatal) for error in ended} == {("HTTP429", True)}
     assert re.search("has answered no call for .* s: run again later", str(ended[0]))
-    assert calls.over
     assert sum(gaps(endpoint)) > 0.2
     before = endpoint.counts()
-    assert errors(calls, *many(9))[8].fatal
-    assert endpoint.counts() == before
+    assert (errors(calls, *many(9))[8].fatal, endpoint.counts()) == (True, before)
 
 
 @pytest.mark.usefixtures("soon")
-def test_patience_begins_with_the_first_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_begins_with_the_first_wait_and_anew_after_each_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("synthray.model.calls.PATIENCE_S", 0.0)
     busy = no("HTTP429", again=True)
-    assert asked(Calls(Counted(errors=(busy,)), None), *many(1))[0].response.attempts == 2
+    patient = Calls(Counted(errors=(busy, None, busy)), None)
+    assert [asked(patient, one)[0].response.attempts for one in many(2)] == [2, 2]
     assert errors(Calls(Counted(errors=(busy, busy)), None), *many(1))[0].fatal
 
 

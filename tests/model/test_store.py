@@ -137,7 +137,7 @@ def test_two_keys_that_share_64_bits_are_told_apart(
 
 
 def test_a_call_too_long_to_be_read_again_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr("synthray.model.journal.LONGEST_LINE", 1000)
     store = Store(tmp_path)
     with pytest.raises(RunFailed, match=r"a call of 1\d{3} bytes cannot be kept; the most is 1000"):
         store.keep(key(1), {**RECORD, "response": "é" * 500})

@@ -479,7 +479,8 @@ def test_a_proxy_that_refuses_has_not_seen_the_key_and_nothing_was_paid(
 
 def test_one_connection_serves_call_after_call_and_keeps_no_cookies(odd: Odd) -> None:
     odd.answers = [(200, GOOD, {"Set-Cookie": "who=me; Path=/"})]
-    assert [answer.text for answer in asked(odd.url, REQUEST, REQUEST, REQUEST)] == ["Été."] * 3
+    url = odd.url.replace("127.0.0.1", "localhost")  # an address has no cookies anyway
+    assert [answer.text for answer in asked(url, REQUEST, REQUEST, REQUEST)] == ["Été."] * 3
     assert len({sent.port for sent in odd.requests}) == 1
     assert not [sent for sent in odd.requests if "cookie" in sent.headers]
 
