@@ -147,6 +147,7 @@ class Limiter:
         self._most = language.in_flight
         self._cap = float(language.in_flight)
         self._cut_at = -math.inf
+        self._edge = math.inf
         self._hold_until = -math.inf
         requests, tokens = language.requests_per_minute, language.tokens_per_minute
         self._requests = Window(requests, now) if requests else None
@@ -232,10 +233,14 @@ class Limiter:
         if report.throttled_s is not None:
             self._hold_until = max(self._hold_until, now + report.throttled_s)
             if now - self._cut_at > 1.0:  # once for all the calls that one crowding refused
+                # One that comes soon after another says that far too many are under way.
+                part = 0.5 if now - self._cut_at < 3.0 else 0.8
                 self._cut_at = now
-                self._cap = max(1.0, self._cap * 0.7)
+                self._edge = self._cap
+                self._cap = max(1.0, self._cap * part)
         elif report.answered:
-            step = max(1.0, self._most / 64)
+            # So much more for each round of answers; hardly more near where it was too much the last time.
+            step = max(1.0, self._most / 64) if not 0.8 <= self._cap / self._edge <= 1.05 else 0.1
             self._cap = min(float(self._most), self._cap + step * report.answered / self._cap)
 
     def _bury(self, now: float) -> None:
