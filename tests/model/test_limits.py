@@ -281,7 +281,7 @@ def test_a_worker_that_was_only_slow_is_taken_back_with_its_money() -> None:
 
 
 def test_all_are_held_as_long_as_the_endpoint_told_one_of_them() -> None:
-    limiter = limiter_of(clock := Clock(), in_flight=20, requests_per_minute=6000)
+    limiter = limiter_of(clock := Clock(), in_flight=40, requests_per_minute=6000)
     assert tell(limiter, "b", waiting=5).calls == 5
     assert tell(limiter, "a", waiting=5, throttled_s=5.0).calls == 0
     clock.now += 2
