@@ -41,13 +41,16 @@ class Shape:
         else:
             properties = given = {name: _property(name, rule) for name, rule in writes.items()}
             self.definitions = {}
-        self.schema: dict[str, Any] = {
+        self._held_to: dict[str, Any] = {
             "type": "object",
             "properties": properties,
             "required": list(properties),
             "additionalProperties": False,
             **({"$defs": definitions} if definitions else {}),
         }
+        self.schema = self._held_to if self._model is None else _strict(self._held_to)
+        """What is asked for; an answer may leave out what a pydantic model has a default for."""
+
         self.columns = {name: self._kind(f"writes.{name}", rule) for name, rule in given.items()}
 
     def check(self) -> None:
@@ -84,7 +87,7 @@ class Shape:
         raise ValueError("not a JSON object")
 
     def _fitting(self, value: Any) -> dict[str, Any]:
-        error = next(iter(_validator(ordered(self.schema)).iter_errors(value)), None)
+        error = next(iter(_validator(ordered(self._held_to)).iter_errors(value)), None)
         if error is not None:
             # Of a choice of schemas each says for itself what it allows.
             found = dict.fromkeys(one.message for one in error.context or (error,))
@@ -162,6 +165,21 @@ def _model_properties(model: type, mode: str) -> tuple[Mapping[str, Any], Mappin
     return held.get("properties", {}), definitions
 
 
+def _strict(schema: Any) -> Any:
+    """Return a schema as endpoints that hold to one want it: every property is required, and no other is."""
+    if isinstance(schema, list):
+        return [_strict(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    held = {name: _strict(value) for name, value in schema.items()}
+    if held.get("type") == "object" and isinstance(held.get("properties"), Mapping):
+        for part in held["properties"].values():
+            if isinstance(part, dict):
+                part.pop("default", None)
+        held |= {"required": list(held["properties"]), "additionalProperties": False}
+    return held
+
+
 def _validated(model: Any, value: Any) -> dict[str, Any]:
     """Return what a pydantic model makes of an answer, its own validators applied."""
     from pydantic import ValidationError
@@ -182,7 +200,8 @@ def _placed(place: Iterable[Any], message: str) -> str:
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects in a text, but nothing from inside of another, be it whole or broken."""
-    decoder = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+    # Not strict: a line break inside a string is what the model meant, and mends for nothing.
+    decoder = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, strict=False)
     place = 0
     for match in re.finditer(r'\{(?=\s*["}])', text):
         if match.start() < place:

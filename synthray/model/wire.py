@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import contextlib
 import json
+import math
 import resource
 import time
 import urllib.request
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _FATAL = {401: "the key is refused", 403: "the key may not do this", 404: "no such model or path"}
 _AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
+_GIVEN_UP = frozenset({408, 504, 524})
+"""Somebody on the way gave up waiting for an answer that may have been worked on, and paid for."""
+
 _OF_THE_ROW = frozenset({"messages", "prompt", "max_tokens", "max_completion_tokens"})
 _LARGEST = 8 << 20
 _CONNECT_S = 30.0
@@ -190,6 +194,7 @@ class Wire:
             fatal=why is not None,
             again=why is None and status in _AGAIN,
             after_s=_retry_after(headers),
+            billed=status in _GIVEN_UP,
         )
 
     def _lost(self, error: Exception) -> ModelError:
@@ -254,8 +259,10 @@ def _tokens(held: Any) -> list[dict[str, Any]] | None:
         return [
             {
                 "token": one["token"],
-                "logprob": one["logprob"],
-                "top": {other["token"]: other["logprob"] for other in one.get("top_logprobs") or ()},
+                "logprob": _logarithm(one["logprob"]),
+                "top": {
+                    other["token"]: _logarithm(other["logprob"]) for other in one.get("top_logprobs") or ()
+                },
             }
             for one in held["content"]
         ]
@@ -263,9 +270,19 @@ def _tokens(held: Any) -> list[dict[str, Any]] | None:
         return None
     tops = held.get("top_logprobs") or [None] * len(held["tokens"])
     return [
-        {"token": token, "logprob": logprob, "top": top or {}}
+        {
+            "token": token,
+            "logprob": _logarithm(logprob),
+            "top": {other: _logarithm(value) for other, value in (top or {}).items()},
+        }
         for token, logprob, top in zip(held["tokens"], held["token_logprobs"], tops, strict=False)
     ]
+
+
+def _logarithm(value: Any) -> float | None:
+    """Return a log-probability; what JSON and SQL do not know is none."""
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if known else None
 
 
 def _count(value: Any) -> int | None:

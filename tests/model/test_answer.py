@@ -376,3 +376,21 @@ def test_an_answer_nested_without_end_is_refused_in_no_time(text: Callable[[int]
         with pytest.raises(ValueError, match=r"not JSON|nested too deep|is not of type"):
             N.read(text(depth))
     assert time.perf_counter() - started < 3
+
+
+def test_a_model_is_asked_for_whole_and_may_leave_out_what_has_a_default() -> None:
+    class Source(BaseModel):
+        name: str
+        year: int = 1900
+
+    class Report(BaseModel):
+        default: str
+        sources: list[Source]
+
+    shape = Shape(Report)
+    source = shape.schema["$defs"]["Source"]
+    assert (source["required"], source["additionalProperties"]) == (["name", "year"], False)
+    assert "default" not in source["properties"]["year"]
+    assert list(shape.schema["properties"]) == ["default", "sources"]
+    read = shape.read('{"default": "a\nb", "sources": [{"name": "x"}]}')
+    assert read == {"default": "a\nb", "sources": [{"name": "x", "year": 1900}]}

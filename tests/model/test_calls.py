@@ -298,12 +298,9 @@ def gaps(endpoint: Endpoint) -> list[float]:
 def test_only_what_may_do_better_is_tried_again_and_every_attempt_counts(tmp_path: Path) -> None:
     again = Counted(errors=(no("HTTP503", again=True, after_s=0.2), no("Timeout", again=True)), retries=2)
     started = time.monotonic()
-    call = asked(Calls(again, str(tmp_path)), (request(), ORIGIN))[0]
-    assert (call.response.text, call.response.attempts, time.monotonic() > started + 0.2) == (
-        "answer 3",
-        3,
-        True,
-    )
+    response = asked(Calls(again, str(tmp_path)), (request(), ORIGIN))[0].response
+    assert time.monotonic() - started >= 0.2
+    assert (response.text, response.attempts) == ("answer 3", 3)
     assert asked(Calls(Counted(), str(tmp_path)), (request(), ORIGIN))[0].response.attempts == 3
 
     for kind, retries, attempts in (("HTTP500", 1, 2), ("HTTP500", 0, 1), ("HTTP400", 5, 1)):
@@ -349,6 +346,8 @@ def test_patience_begins_with_the_first_wait_and_anew_after_each_answer(
 ) -> None:
     monkeypatch.setattr("synthray.model.calls.PATIENCE_S", 0.0)
     busy = no("HTTP429", again=True)
+    down = no("HTTP500", again=True)
+    assert asked(Calls(Counted(errors=(down, down)), None), *many(1))[0].response.attempts == 3
     patient = Calls(Counted(errors=(busy, None, busy)), None)
     assert [asked(patient, one)[0].response.attempts for one in many(2)] == [2, 2]
     assert errors(Calls(Counted(errors=(busy, busy)), None), *many(1))[0].fatal
@@ -424,22 +423,16 @@ def test_a_record_says_what_a_call_cost_in_full_where_the_answer_does_not(
 
 
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize(
-    ("faults", "mark", "billed"),
-    [
-        (["429", "500", "503"], "released", 0),
-        (["reset", "half"], "lost", 2),
-        (["malformed", "hang"], "lost", 2),
-    ],
-)
+@pytest.mark.parametrize("faults", [["429", "500", "503"], ["reset", "half"], ["malformed", "hang"]], ids=str)
 def test_what_may_have_been_paid_counts_in_full_and_a_refusal_costs_nothing(
-    endpoint: Endpoint, model: OpenAI, tmp_path: Path, faults: list[str], mark: str, billed: int
+    endpoint: Endpoint, model: OpenAI, tmp_path: Path, faults: list[str]
 ) -> None:
     endpoint.script(per_request=faults, retry_after=0.01)
     priced = replace(model, price=PRICE, budget_usd=1.0, timeout_s=0.5 if "hang" in faults else 60)
     ((sent, origin),) = many(1, max_tokens=50)
     response = asked(Calls(priced, str(tmp_path)), (sent, origin))[0].response
-    marks = ["reserved", mark] * len(faults) + ["reserved", "key"]
+    billed = 0 if "429" in faults else len(faults)
+    marks = ["reserved", "lost" if billed else "released"] * len(faults) + ["reserved", "key"]
     assert [next(iter(line)) for line in lines(tmp_path)] == marks
     taken = priced.prices().cost(response.prompt_tokens or 0, response.completion_tokens or 0)
     for _ in range(billed):
