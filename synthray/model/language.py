@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
@@ -145,6 +146,8 @@ class Language:
     def check_limits(self) -> None:
         """Raise an InputError when a budget cannot be kept: nothing says what a token costs."""
         self.prices()
+        if self.budget_usd is not None and not math.isfinite(self.budget_usd):
+            raise InputError(f"model: budget_usd must be a number of US dollars, but is {self.budget_usd}")
         if self.budget_usd is not None and self.price is None:
             raise InputError(
                 "model: budget_usd needs the model's price, in US dollars for a million tokens; add "

@@ -27,6 +27,12 @@ SLACK_S = 1.0
 """A request may reach the endpoint this much later than it was let; the window is longer by it."""
 
 BURST_S = 2.0
+RESTART_S = 2.0
+"""How long a limiter that is started again listens before it lets anybody send."""
+
+EDGE_S = 20.0
+"""For so long an endpoint is not soon asked again for more than it refused."""
+
 SILENT_S = 10.0
 """A worker that was not heard of for so long is dead; a living one stops sending before."""
 
@@ -59,7 +65,8 @@ class Report:
 class Grant:
     """What a worker may do: have `share` calls under way and send `calls` of those it asked for.
 
-    It sends nothing for `hold_s` seconds. `refused` says why no further call will ever be let.
+    It sends nothing for `hold_s` seconds. `refused` says why no further call will ever be let. Leave that
+    another `limiter` gave, and that is not used yet, holds no more.
     """
 
     number: int
@@ -67,6 +74,7 @@ class Grant:
     calls: int = 0
     hold_s: float = 0.0
     refused: str = ""
+    limiter: int = 0
 
 
 Exchange = Callable[[Report], Awaitable[Grant]]
@@ -190,8 +198,13 @@ class Limiter:
             asked = asked[: max(0, share - report.in_use)]
         calls = 0 if hold else self._let(worker, asked, now)
         refused = self._refused(report.asked[calls]) if calls < len(report.asked) else ""
-        worker.told = Grant(self._grants, share, calls, hold, refused)
+        worker.told = Grant(self._grants, share, calls, hold, refused, self._first)
         return worker.told
+
+    def meet(self, report: Report) -> None:
+        """Take note of a worker that has a share from the limiter before this one."""
+        held = max(report.share, report.in_use)
+        self._workers[report.worker] = _Worker(held=held, wanted=held, seen=self._clock())
 
     def _known(self, name: str) -> _Worker:
         if name in self._dead:  # it was only slow: what it has under way will end after all
@@ -240,7 +253,9 @@ class Limiter:
                 self._cap = max(1.0, self._cap * part)
         elif report.answered:
             # So much more for each round of answers; hardly more near where it was too much the last time.
-            step = max(1.0, self._most / 64) if not 0.8 <= self._cap / self._edge <= 1.05 else 0.1
+            # It is forgotten after a while, so that one stray refusal costs seconds.
+            near = 0.8 <= self._cap / self._edge <= 1.05 and now - self._cut_at < EDGE_S
+            step = 0.1 if near else max(1.0, self._most / 64)
             self._cap = min(float(self._most), self._cap + step * report.answered / self._cap)
 
     def _bury(self, now: float) -> None:
@@ -309,14 +324,29 @@ class Shared:
     def __init__(self, language: Language, folder: str, workers: int) -> None:
         import ray
 
-        past = history(folder, language.identity())
-        if ray.get_runtime_context().was_current_actor_reconstructed:
-            # What was in flight, and is in no journal yet, is in the endpoint's minute too.
-            past = replace(past, recent_calls=past.recent_calls + language.in_flight)
-        self._limiter = Limiter(language, past, workers=workers)
+        self._made = (language, folder, workers)
+        self._met: dict[str, Report] = {}
+        self._limiter: Limiter | None = None
+        # One that is started again first lets all workers hear that they are to wait: what they have sent by
+        # then stands in their journals, and what they have not they give back.
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._begins_at = time.monotonic() + (RESTART_S if again else 0.0)
 
     def exchange(self, report: Report) -> Grant:
         """See Limiter."""
+        wait = self._begins_at - time.monotonic()
+        if wait > 0:
+            self._met[report.worker] = report
+            return Grant(report.number, report.share, hold_s=wait, limiter=1)
+        if self._limiter is None:
+            language, folder, workers = self._made
+            past = history(folder, language.identity())
+            if self._met:
+                # What was in flight, and is in no journal yet, is in the endpoint's minute too.
+                past = replace(past, recent_calls=past.recent_calls + language.in_flight)
+            self._limiter = Limiter(language, past, workers=workers)
+            for met in self._met.values():
+                self._limiter.meet(met)
         return self._limiter.exchange(report)
 
 

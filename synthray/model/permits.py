@@ -42,6 +42,7 @@ class Permits:
     every_s: float = 0.2
     _name: str = field(default_factory=lambda: uuid.uuid4().hex)
     _number: int = 0
+    _limiter: int = 0
     _share: int = 0
     _in_use: int = 0
     _waiting: collections.deque[_Waiting] = field(default_factory=collections.deque)
@@ -183,6 +184,11 @@ class Permits:
         self._heard = now
         self._share = grant.share
         self._hold_until = max(self._hold_until, now + grant.hold_s if grant.hold_s else -math.inf)
+        if grant.limiter != self._limiter:
+            # Another limiter knows nothing of the leave that the one before it gave.
+            self._waiting.extendleft(one for _, one in reversed(self._let))
+            self._let.clear()
+            self._limiter = grant.limiter
         if self.paced and now < self._hold_until:
             # They would be sent in another minute than the one they were counted in.
             for one in itertools.islice(self._waiting, grant.calls):
