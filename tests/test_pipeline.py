@@ -233,7 +233,7 @@ def test_failures_stop_the_run_only_above_max_failed_and_can_be_retried(small: S
     answers = {
         "[one two three, four five six seven, eight nine]": '[ok text, "not json", \'{"text": "fine and long"}\']'
     }
-    rule = {"writes: text": "writes: {text: string}"}
+    rule = {"writes: text": "reasks: 0, writes: {text: string}"}
     pipeline = small(**answers, **rule)
     with pytest.raises(TooManyFailed, match=r"of 12 rows failed, more than max_failed \(5%\)"):
         pipeline.run(tmp_path / "run", quiet=True)

@@ -8,14 +8,27 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from synthray.model.language import Language
-from synthray.model.limits import SILENT_S, SLACK_S, Ended, Grant, Limiter, Report, Window
+from synthray.model.limits import (
+    EDGE_S,
+    RESTART_S,
+    SILENT_S,
+    SLACK_S,
+    Ended,
+    Grant,
+    Limiter,
+    Report,
+    Shared,
+    Window,
+)
 from synthray.model.price import NANO, NOTHING, Amount
 from synthray.model.store import WINDOW_S, History
 
@@ -397,3 +410,36 @@ def test_what_another_limiter_let_is_not_counted_and_frees_no_money() -> None:
     for number in (0, grant.number - 10**6, grant.number + 10**6):
         ended = (Ended(number, Amount(900), Amount(0)),)
         assert tell(limiter, "a", share=9, in_use=9, waiting=2, ended=ended).calls == (number == 0)
+
+
+def test_a_limiter_that_is_started_again_lets_nobody_send_before_it_has_listened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(
+        ray, "get_runtime_context", lambda: SimpleNamespace(was_current_actor_reconstructed=True)
+    )
+    now = [100.0]
+    monkeypatch.setattr("synthray.model.limits.time.monotonic", lambda: now[0])
+    shared = Shared(Language(in_flight=10, budget_tokens=1000), str(tmp_path), 2)
+    busy = Report("a", 7, share=8, in_use=8, waiting=5, asked=(Amount(1),) * 5)
+    told = shared.exchange(busy)
+    assert (told.calls, told.hold_s, told.share) == (0, RESTART_S, 8)
+    now[0] += RESTART_S
+    # The other worker may have what the first is not known to use, and no more.
+    other = shared.exchange(Report("b", 1, share=0, in_use=0, waiting=9, asked=(Amount(1),) * 9))
+    assert (other.share, other.hold_s, other.limiter != told.limiter) == (2, 0, True)
+    # An ended call of the limiter before sets no money free: it stands in the history, in full.
+    grant = shared.exchange(replace(busy, number=8, ended=(Ended(3, Amount(900), Amount(1)),)))
+    assert grant.calls == 5
+
+
+def test_one_stray_refusal_costs_seconds_and_not_the_run() -> None:
+    limiter = limiter_of(clock := Clock(), in_flight=1000)
+    tell(limiter, "a", waiting=2000)
+    share = tell(limiter, "a", waiting=2000, throttled_s=0.0).share
+    assert share == 800
+    clock.now += EDGE_S
+    for _ in range(20):
+        share = tell(limiter, "a", share=share, waiting=2000, answered=share).share
+    assert share == 1000
