@@ -21,7 +21,6 @@ from synthray.errors import (
 from synthray.fingerprint import operator_parts, statement_parts
 from synthray.gate import Check, check_conditions, decide
 from synthray.lineage import digest
-from synthray.model.limits import Limiters
 from synthray.operator import Context, Measure, Operator
 from synthray.progress import Progress
 from synthray.query import Query
@@ -343,7 +342,6 @@ class _Work:
         self.pipeline = pipeline
         self.run = run
         self.progress = progress
-        self.limiters = Limiters()
         self.tables: dict[str, Table] = {}
         self.digests: dict[str, str] = {}
 
@@ -395,7 +393,6 @@ class _Work:
             seed=self.pipeline.seed,
             blocks=self.pipeline.blocks,
             progress=self.progress,
-            limiters=self.limiters,
             task=self.pipeline.task,
             checks=checks,
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from synthray.model.limits import share
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
     from synthray.model.language import Language
-    from synthray.model.limits import Limiters
     from synthray.operator import Operator
 
 _ROWS_PER_WORKER = 64
@@ -37,9 +39,11 @@ class Pool:
     """How `rows` rows are asked for; `calls` is RUN/calls. `blocks`, when set, is how the rows are cut."""
 
     calls: Path
-    limiters: Limiters
     rows: int
     blocks: int | None
+    held: list[Any] = field(default_factory=list)
+    """The limiter of the stage: it ends when nobody holds it. Each stage has one of its own, since what was
+    spent and sent between them, by other models' names too, stands in the calls."""
 
     def map(
         self, dataset: Dataset, operator: Operator, function: Callable[[Operator], Callable[..., Any]]
@@ -48,10 +52,11 @@ class Pool:
         import ray.data
 
         language, workers = self._fitted(operator)
-        operator = replace(operator, context=replace(operator.context, language=language))
-        if workers > 1:  # one alone limits itself
-            name = self.limiters.name(language, str(self.calls), workers)
-            operator = replace(operator, context=replace(operator.context, limiter=name))
+        name = ""  # one process alone limits itself
+        if workers > 1:
+            name = f"limiter-{uuid.uuid4().hex}"
+            self.held.append(share(name, language, str(self.calls), workers))
+        operator = replace(operator, context=replace(operator.context, language=language, limiter=name))
         if not self.blocks:
             rows = min(_MOST_ROWS, max(_LEAST_ROWS, -(-self.rows // (workers * _BLOCKS))))
             dataset = dataset.repartition(target_num_rows_per_block=rows)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from synthray.gate import Check
-    from synthray.model.limits import Limiters
     from synthray.operator import Operator
     from synthray.progress import Progress
     from synthray.statement import Plan, Statement
@@ -53,7 +52,6 @@ class Stage:
     seed: int
     blocks: int | None
     progress: Progress
-    limiters: Limiters
     task: Task
     checks: tuple[Check, ...] = ()
     _query: Query | None = None
@@ -63,6 +61,7 @@ class Stage:
     _metrics: list[str] = field(default_factory=list)
     _outputs: list[str] = field(default_factory=list)
     _selected: Table | None = None
+    _pools: list[Pool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.path = self.run.fresh_folder(self.folder)
@@ -113,7 +112,8 @@ class Stage:
         """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
         if not operator.uses_model:
             return self.map_batches(dataset, Guarded(functools.partial(checked, operator), self.path))
-        pool = Pool(self.run.calls, self.limiters, self._rows, self.blocks)
+        pool = Pool(self.run.calls, self._rows, self.blocks)
+        self._pools.append(pool)  # as long as the stage is made
         return pool.map(
             dataset, operator, lambda bound: Guarded(functools.partial(checked, bound), self.path)
         )

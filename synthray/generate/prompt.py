@@ -328,7 +328,7 @@ def _model_shape(model: type) -> Shape:
 
 def _likely(top: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return alternatives, the likeliest first; the store does not keep their order."""
-    by_chance = sorted(top.items(), key=lambda one: (-one[1], one[0]))
+    by_chance = sorted(top.items(), key=lambda one: (one[1] is None, -(one[1] or 0.0), one[0]))
     return [{"token": token, "logprob": value} for token, value in by_chance]
 
 

@@ -29,6 +29,9 @@ Origin = tuple[str, str, int]
 PATIENCE_S = 300.0
 """For how long an endpoint may answer nothing but 'too many requests'."""
 
+REFRESH_S = 1.0
+"""How often a process looks for answers of others to requests that draw nothing; two that ask at once pay."""
+
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
@@ -60,10 +63,11 @@ class Calls:
         self._complete: Complete | None = None
         self._asked: dict[str, asyncio.Future[Response]] = {}
         self._pushes = asyncio.Lock()
-        self.fatal: ModelError | None = None
+        self.fatal: Exception | None = None
         self._store = Store(folder) if folder else None
         self._permits = Permits.of(language, exchange or _alone(language, folder))
         self._busy_since: float | None = None
+        self._refreshed_at = -REFRESH_S
         self.turns = asyncio.Semaphore(language.in_flight + language.in_flight // 4 + 8)
         """Rows take a turn before anything is made of them: what is ready to be sent is enough, and a block
         of rows that is made ready at once would keep the answers of others waiting."""
@@ -131,6 +135,10 @@ class Calls:
             if self.fatal:
                 self._permits.end(grant, bound, NOTHING)
                 raise self.fatal  # every call would meet it: none is sent after the first
+            kept = self._kept_meanwhile(key) if request.temperature == 0 and not attempts else None
+            if kept:
+                self._permits.end(grant, bound, NOTHING)
+                return kept
             attempts += 1
             sending = _Sending(self, key, request, origin, bound, attempts, grant)
             try:
@@ -144,6 +152,19 @@ class Calls:
                     raise
                 self._lose_patience(error)
                 await asyncio.sleep(_pause(error, attempts))
+            except Exception as error:
+                # Such as a full disk: every further answer would be paid for and lost.
+                self._end(error)
+                raise
+
+    def _kept_meanwhile(self, key: str) -> Response | None:
+        """Return the answer that another process got to the same request since the block was begun."""
+        now = time.monotonic()
+        if self._store is None or now - self._refreshed_at < REFRESH_S:
+            return None
+        self._refreshed_at = now
+        self._store.refresh()
+        return self._store.get(key)
 
     def _lose_patience(self, error: ModelError) -> None:
         """End the run where waiting is no cure; being told to wait is no failure and uses up no retry."""
@@ -163,7 +184,7 @@ class Calls:
             self._end(fatal)
             raise fatal
 
-    def _end(self, fatal: ModelError) -> None:
+    def _end(self, fatal: Exception) -> None:
         """Send no further call, and let none wait for leave to be sent."""
         self.fatal = self._permits.refused = fatal
 
@@ -181,9 +202,10 @@ class _Sending:
     grant: int
     reservation: int | None = None
     started: float = 0.0
+    sent: bool = False
 
     async def answered(self) -> Response:
-        calls, took, throttled_s = self.calls, self.bound, None
+        calls, took, throttled_s = self.calls, None, None
         try:
             response = await self._sent()
             took = self._keep(response)
@@ -193,6 +215,8 @@ class _Sending:
                 throttled_s = error.after_s or 0.0
             raise
         finally:
+            if took is None:
+                took = self.bound if self.sent else NOTHING
             calls._permits.end(self.grant, self.bound, took, throttled_s=throttled_s)
         calls._busy_since = None
         return response
@@ -207,6 +231,7 @@ class _Sending:
             self.reservation = calls._store.reserve({"key": self.key, **self._record(self.bound)})
             if calls._store.mirror:
                 await calls.pushed(calls._store.mirror)
+        self.sent = True
         return replace(await calls._complete(self.request), attempts=self.attempt)
 
     def _keep(self, response: Response) -> Amount:
@@ -262,7 +287,8 @@ def _pause(error: ModelError, attempts: int) -> float:
 
 def _alone(language: Language, folder: str | None) -> Exchange:
     """Return a limiter of this process."""
-    limiter = Limiter(language, history(folder, language.identity()) if folder else None)
+    past = history(folder, language.identity()) if folder and language.counted else None
+    limiter = Limiter(language, past)
 
     async def exchange(report: Report) -> Grant:
         return limiter.exchange(report)
@@ -275,11 +301,18 @@ _OPENING = threading.Lock()
 
 
 def opened(language: Language, folder: str | None, limiter: str | None = None) -> Calls:
-    """Return this process's one Calls for a language, a folder and the run's limiter, by its name."""
+    """Return this process's one Calls for a language and a folder.
+
+    `limiter` names the run's limiter; it is empty in the one process of a pool that limits itself. In a pool
+    Calls that are over stay over, so that the blocks behind the one that met the error send nothing.
+    """
     with _OPENING:
-        for known, where, name, calls in _OPEN:
-            if known == language and (where, name) == (folder, limiter) and not calls.over:
-                return calls
+        for place, (known, where, name, calls) in enumerate(_OPEN):
+            if known == language and (where, name) == (folder, limiter):
+                if not calls.over or limiter is not None:
+                    return calls
+                del _OPEN[place]
+                break
         calls = Calls(language, folder, joined(limiter) if limiter else None)
         _OPEN.append((language, folder, limiter, calls))
         return calls

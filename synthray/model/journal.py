@@ -14,6 +14,7 @@ flight when its process died, and counts in full.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -39,6 +40,8 @@ class Journal:
         self._end = 0
         self._reservations = 0
         self._synced = 0
+        self._syncing = threading.Lock()
+        self._unsafe: OSError | None = None
 
     def reserve(self, record: dict[str, Any]) -> int:
         """Append a reservation; return its number."""
@@ -75,8 +78,13 @@ class Journal:
         return self.path
 
     def _close(self) -> None:
-        os.close(self._out)
-        self.path = None
+        with self._syncing:
+            try:
+                os.fdatasync(self._out)
+            except OSError as error:
+                self._unsafe = error  # told to whoever wants to know it safe
+            os.close(self._out)
+            self.path = None
 
     def check(self, journals: list[Path]) -> None:
         """Begin a new file when this one became Parquet, while this process had nothing to say."""
@@ -85,6 +93,10 @@ class Journal:
 
     def sync(self) -> None:
         """See that what was written survives a power cut."""
-        if self.path is not None and self._synced < self._end:
-            self._synced = self._end
-            os.fdatasync(self._out)
+        with self._syncing:
+            if self._unsafe:
+                raise self._unsafe
+            end = self._end
+            if self.path is not None and self._synced < end:
+                os.fdatasync(self._out)
+                self._synced = end

@@ -136,6 +136,16 @@ class Language:
         """What of Request.features() the model cannot do."""
         return frozenset()
 
+    @property
+    def paced(self) -> bool:
+        """Whether there is a limit for a minute."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
+    @property
+    def counted(self) -> bool:
+        """Whether each call counts against a limit, beyond its place among those in flight."""
+        return self.paced or self.budget_usd is not None or self.budget_tokens is not None
+
     def prices(self) -> Price:
         """Return what tokens cost; InputError when `price` does not say it."""
         return Price.of(self.price)

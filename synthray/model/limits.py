@@ -12,7 +12,6 @@ import collections
 import math
 import random
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,14 +26,16 @@ SLACK_S = 1.0
 """A request may reach the endpoint this much later than it was let; the window is longer by it."""
 
 BURST_S = 2.0
-RESTART_S = 2.0
-"""How long a limiter that is started again listens before it lets anybody send."""
 
 EDGE_S = 20.0
 """For so long an endpoint is not soon asked again for more than it refused."""
 
 SILENT_S = 10.0
 """A worker that was not heard of for so long is dead; a living one stops sending before."""
+
+RESTART_S = SILENT_S / 2 + 1
+"""How long a limiter that is started again listens before it lets anybody send; by then a worker that has
+not heard of it sends nothing either."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ class Limiter:
         if self._requests or self._tokens:
             # What waits for a place would be sent in another minute than the one it counts in.
             asked = asked[: max(0, share - report.in_use)]
+        if not share:
+            asked = ()  # money set aside for calls without a place would keep it from those that have one
         calls = 0 if hold else self._let(worker, asked, now)
         refused = self._refused(report.asked[calls]) if calls < len(report.asked) else ""
         worker.told = Grant(self._grants, share, calls, hold, refused, self._first)
@@ -340,7 +343,7 @@ class Shared:
             return Grant(report.number, report.share, hold_s=wait, limiter=1)
         if self._limiter is None:
             language, folder, workers = self._made
-            past = history(folder, language.identity())
+            past = history(folder, language.identity()) if language.counted else History()
             if self._met:
                 # What was in flight, and is in no journal yet, is in the endpoint's minute too.
                 past = replace(past, recent_calls=past.recent_calls + language.in_flight)
@@ -350,23 +353,8 @@ class Shared:
         return self._limiter.exchange(report)
 
 
-class Limiters:
-    """The limiters of a run; they live as long as this does."""
-
-    def __init__(self) -> None:
-        self._started: list[tuple[Language, str, Any]] = []
-
-    def name(self, language: Language, folder: str, workers: int) -> str:
-        """Return the name under which `workers` find the limiter of a language, started when it is new."""
-        for known, name, _ in self._started:
-            if known == language:
-                return name
-        name = f"limiter-{uuid.uuid4().hex}"
-        self._started.append((language, name, _share(name, language, folder, workers)))
-        return name
-
-
-def _share(name: str, language: Language, folder: str, workers: int) -> Any:
+def share(name: str, language: Language, folder: str, workers: int) -> Any:
+    """Start a limiter under a name; it lives as long as what is returned."""
     import ray
 
     return (

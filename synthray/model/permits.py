@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from synthray.errors import BudgetSpent, ModelError
-from synthray.model.limits import SILENT_S, Ended, Exchange, Report
+from synthray.model.limits import SILENT_S, SLACK_S, Ended, Exchange, Report
 from synthray.model.price import NOTHING, Amount
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class Permits:
     @classmethod
     def of(cls, language: Language, exchange: Exchange) -> Permits:
         """Return the permits of a language's calls."""
-        paced = bool(language.requests_per_minute or language.tokens_per_minute)
-        counted = paced or bool(language.budget_usd is not None or language.budget_tokens)
-        return cls(exchange, counted, paced, language.tokens_per_minute)
+        return cls(exchange, language.counted, language.paced, language.tokens_per_minute)
 
     async def take(self, amount: Amount) -> int:
         """Wait until a call of at most `amount` may be sent; return the grant, for `end`."""
@@ -179,25 +177,36 @@ class Permits:
             answered=answered,
             throttled_s=throttled_s,
         )
+        told_at = time.monotonic()
         grant = await self.exchange(report)
         now = time.monotonic()
-        self._heard = now
+        self._heard = told_at
         self._share = grant.share
         self._hold_until = max(self._hold_until, now + grant.hold_s if grant.hold_s else -math.inf)
+        granted = [(grant.number, self._waiting.popleft()) for _ in range(grant.calls)]
+        if self.paced and (now < self._hold_until or now - told_at > SLACK_S):
+            # They would be sent in another minute than the one they were counted in.
+            self._give_back(granted)
+            granted = []
         if grant.limiter != self._limiter:
             # Another limiter knows nothing of the leave that the one before it gave.
             self._waiting.extendleft(one for _, one in reversed(self._let))
             self._let.clear()
             self._limiter = grant.limiter
-        if self.paced and now < self._hold_until:
-            # They would be sent in another minute than the one they were counted in.
-            for one in itertools.islice(self._waiting, grant.calls):
-                self._settle(grant.number, one.amount, NOTHING)
-        else:
-            self._let.extend((grant.number, self._waiting.popleft()) for _ in range(grant.calls))
+        elif not grant.share:
+            # Without a place they would keep the money from those that have one.
+            self._give_back([*self._let])
+            self._let.clear()
+        self._let.extend(granted)
         if grant.refused:
             self.refused = BudgetSpent(grant.refused)
         self._pump()
+
+    def _give_back(self, let: list[tuple[int, _Waiting]]) -> None:
+        """Return leave that is not used; its calls wait in front."""
+        for number, one in let:
+            self._settle(number, one.amount, NOTHING)
+        self._waiting.extendleft(one for _, one in reversed(let))
 
     def _asked(self) -> Iterator[Amount]:
         """Yield what the next calls may take: those with a place, and where nothing is paced a few more."""

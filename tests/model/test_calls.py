@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from endpoint import Endpoint, Script
 
-from synthray.errors import BudgetSpent, ModelError
+from synthray.errors import BudgetSpent, InputError, ModelError
 from synthray.model.calls import Call, Calls, Origin, opened
+from synthray.model.fake import Fake
 from synthray.model.language import Complete, Language, Request, Response, call_key
 from synthray.model.openai import OpenAI
 from synthray.model.price import Amount
@@ -257,11 +258,60 @@ def test_a_process_opens_a_language_once_for_each_folder_and_anew_after_its_end(
     assert asked(again, *many(1))[0].response.text == "answer 2"
 
 
-def test_a_bug_is_raised_and_takes_nobodys_place() -> None:
-    calls = Calls(Counted(errors=(ZeroDivisionError("a bug"),), in_flight=1, budget_tokens=10**6), None)
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        asked(calls, (request(), ORIGIN))
-    assert asked(calls, (request(), ORIGIN))[0].response.text == "answer 2"
+def test_what_would_lose_every_further_answer_ends_the_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Counted(in_flight=4)
+    calls = Calls(model, str(tmp_path))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(calls._store, "keep", full)
+    ended = errors(calls, *many(100))
+    assert {str(one) for one in ended} == {"[Errno 28] No space left on device"}
+    assert len(model.seen) <= 4, "calls were paid whose answers could not be kept"
+    assert calls.over
+
+
+def test_a_model_that_cannot_be_opened_is_opened_once_and_costs_nothing(tmp_path: Path) -> None:
+    opens: list[int] = []
+
+    @dataclass(frozen=True)
+    class Broken(Counted):
+        def open(self) -> Complete:
+            opens.append(1)
+            raise InputError("model: no such file")
+
+    calls = Calls(Broken(in_flight=1, budget_tokens=1000), str(tmp_path))
+    ended = errors(calls, *many(50))
+    assert {type(one) for one in ended} == {InputError}
+    assert len(opens) == 1
+    assert history(str(tmp_path), {"language": "counted"}).spent == Amount()
+
+
+def test_in_a_pool_what_is_over_stays_over_and_elsewhere_begins_anew(tmp_path: Path) -> None:
+    language = Fake(answers=["once"], in_flight=3)
+    for limiter, same in (("", True), (None, False)):
+        first = opened(language, str(tmp_path), limiter)
+        first.fatal = ModelError("refused", "HTTP401", fatal=True)
+        assert (opened(language, str(tmp_path), limiter) is first) is same
+
+
+def test_a_request_that_draws_nothing_is_found_when_another_process_answered_it_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthray.model.calls.REFRESH_S", 0.0)
+    cold = request(temperature=0)
+    one, other = Calls(Counted(), str(tmp_path)), Calls(model := Counted(), str(tmp_path))
+
+    async def after_the_other() -> Call:
+        # Begun before the other process answered: run() has looked for what others kept already.
+        await asyncio.to_thread(lambda: asked(one, (cold, ("a", "s", 0))))
+        return await other.ask(cold, ("b", "s", 0))
+
+    assert other.run(after_the_other()).response.text == "answer 1"
+    assert model.seen == []
 
 
 # Trying again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,52 @@ def test_a_journal_that_became_parquet_is_not_written_to_any_more(tmp_path: Path
     journal.check([other])
     assert journal.append('{"key":"c",', {"response": "3"})[0] == other
     journal.sync()
+
+
+def test_who_asks_whether_it_is_safe_waits_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, None)
+    journal.append('{"key":"a",', {"response": "1"})
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def slow(_: int) -> None:
+        begun.set()
+        go.wait(20)
+        done.append("synced")
+
+    monkeypatch.setattr(module.os, "fdatasync", slow)
+
+    def second() -> None:
+        journal.sync()
+        done.append("told")
+
+    threads = [threading.Thread(target=journal.sync), threading.Thread(target=second)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert done == ["synced", "told"]
+
+
+def test_a_disk_that_fails_is_told_to_all_who_ask_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    journal = Journal(tmp_path, None)
+    journal.append('{"key":"a",', {"response": "1"})
+    monkeypatch.setattr(module.os, "fdatasync", broken)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            journal.sync()
+    journal.check([])  # its file is closed without being safe
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="Input/output"):
+        journal.sync()
 
 
 def test_reservations_are_numbered_apart_from_those_of_the_file_before(tmp_path: Path) -> None:

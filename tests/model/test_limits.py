@@ -283,7 +283,7 @@ def test_the_share_of_a_silent_worker_comes_back_and_its_money_counts_as_spent()
 
 
 def test_a_worker_that_was_only_slow_is_taken_back_with_its_money() -> None:
-    limiter = limiter_of(clock := Clock(), in_flight=8, budget_tokens=1000)
+    limiter = limiter_of(clock := Clock(), in_flight=16, budget_tokens=1000)
     slow = tell(limiter, "slow", waiting=8)
     clock.now += SILENT_S + 0.1
     assert "800 of 1000 tokens are spent" in tell(limiter, "a", waiting=1, asked=(Amount(300),)).refused

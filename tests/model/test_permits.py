@@ -391,3 +391,36 @@ async def test_a_worker_that_hears_nothing_sends_nothing_before_it_is_taken_for_
     assert one.order == [0, 1]
     one.line.open.set()
     await until(lambda: one.order == [0, 1, 2, 3])
+
+
+@looped
+async def test_leave_without_a_place_is_returned_to_those_that_have_one() -> None:
+    one, other = workers(2, in_flight=1, budget_tokens=850)
+    one.ask(8)
+    await until(lambda: one.going)
+    other.ask(1)
+    for asking in (one, other) * 8:
+        await until(lambda: one.going or other.going or all(task.done() for task in one.tasks + other.tasks))
+        if asking.going:
+            asking.end(took=Amount(1, 10))
+    await until(lambda: one.going or other.going or len(one.order) + len(other.order) == 9)
+    while len(one.order) + len(other.order) < 9:
+        await until(lambda: one.going or other.going)
+        (one if one.going else other).end(took=Amount(1, 10))
+        await turns()
+    assert sorted(one.order) == list(range(8))
+
+
+@looped
+async def test_leave_of_a_limiter_that_is_gone_holds_no_more() -> None:
+    (one,) = workers(in_flight=4, **BUDGET)
+    one.ask(20)
+    await until(lambda: len(one.going) == 4 and one.line.let > 4)
+    one.line.limiter = later = Limiter(Language(in_flight=4, **BUDGET), None, permits.time.monotonic)
+    while len(one.order) < 20:
+        await until(lambda: one.going)
+        one.end(took=Amount(1, 10))
+    one.end(len(one.going))
+    await until(lambda: later._aside == NOTHING)
+    assert one.order == list(range(20))
+    assert later._spent.tokens <= 16, "what the first limiter let was counted by the second"
