@@ -52,7 +52,7 @@ def kill_one():
 threading.Thread(target=kill_one, daemon=True).start()
 load(recipe).run(out, quiet=True)
 import ray
-print(sum(node["Alive"] for node in ray.nodes()))
+print("alive:", sum(node["Alive"] for node in ray.nodes()), flush=True)
 ray.shutdown()
 cluster.shutdown()
 """
@@ -79,7 +79,7 @@ def test_a_node_that_dies_changes_no_row_passes_no_limit_and_repays_no_answer(tm
             env={**os.environ, "RAY_AUTH_MODE": "disabled"},
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.split()[-1] == "2", "the node did not die"
+        assert "alive: 2\n" in done.stdout, "the node did not die"
         summary, hits = endpoint.summary(), endpoint.hits()
         assert summary["max_in_flight"] <= IN_FLIGHT, "more in flight than the run allows"
         taken = sum(hit["prompt_tokens"] + hit["completion_tokens"] for hit in hits)
