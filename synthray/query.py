@@ -65,10 +65,14 @@ class Query:
         seed: int = 0,
         files: tuple[str, ...] = (),
         writable: Path | None = None,
+        memory_mb: int | None = None,
     ) -> None:
         import duckdb
 
-        self._connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+        config = {"autoinstall_known_extensions": "false"}
+        if memory_mb:
+            config["memory_limit"] = f"{memory_mb}MiB"
+        self._connection = duckdb.connect(config=config)
         try:
             self._define(relations, seed)
             tables = (table for table in relations.values() if isinstance(table, Table))

@@ -26,7 +26,7 @@ from synthray.lineage import canonical
 if TYPE_CHECKING:
     from synthray.model.mirror import Mirror
 
-LONGEST_LINE = 1 << 26
+LONGEST_LINE = 1 << 25
 
 
 class Journal:

@@ -71,6 +71,7 @@ _HASH_DIGITS = 16
 _GROUP_ROWS = 20_000
 _CACHE_BYTES = 384 << 20
 _RECENT = 200_000
+_COMPACT_MB = 512
 _OFFSET_BITS = 40
 _READ = 4096
 WINDOW_S = 60.0
@@ -327,7 +328,8 @@ def _compact(folder: Path) -> Path | None:
     part = folder / f".{uuid.uuid4().hex}.part"
     names = json.dumps([path.name for path in sizes])
     relation = _journal_sql([str(path) for path in sizes], settle=True)
-    with Query({"calls": relation}, files=tuple(str(path) for path in sizes), writable=folder) as query:
+    paths = tuple(str(path) for path in sizes)
+    with Query({"calls": relation}, files=paths, writable=folder, memory_mb=_COMPACT_MB) as query:
         query.write("SELECT * FROM calls", part, group_rows=_GROUP_ROWS, journals=names)
     with part.open("rb") as written:
         os.fsync(written.fileno())
