@@ -78,39 +78,39 @@ def test_what_is_synced_is_on_the_store_and_another_process_finds_it(url: str) -
     assert [store.get(key(number)) for number in range(4)] == [ANSWER] * 4
 
 
-def test_a_segment_is_put_after_a_while_without_being_asked(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror_module, "EVERY_S", 0.05)
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when something was pushed."""
     done = threading.Event()
     push = Mirror.push
 
-    def pushed(self: Mirror) -> None:
+    def told(self: Mirror) -> None:
         push(self)
         done.set()
 
-    monkeypatch.setattr(Mirror, "push", pushed)
+    monkeypatch.setattr(Mirror, "push", told)
+    return done
+
+
+def test_a_segment_is_put_after_a_while_without_being_asked(
+    url: str, monkeypatch: pytest.MonkeyPatch, pushed: threading.Event
+) -> None:
+    monkeypatch.setattr(mirror_module, "EVERY_S", 0.05)
     store = Store(url)
     store.keep(key(1), RECORD)
-    assert done.wait(20), "nothing was put"
+    assert pushed.wait(20), "nothing was put"
     assert Store(url).get(key(1)) == ANSWER
 
 
-def test_a_segment_is_put_after_so_many_calls(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_is_put_after_so_many_calls(
+    url: str, monkeypatch: pytest.MonkeyPatch, pushed: threading.Event
+) -> None:
     monkeypatch.setattr(mirror_module, "EVERY_S", 600.0)
     monkeypatch.setattr(mirror_module, "EVERY_CALLS", 10)
-    done = threading.Event()
-    push = Mirror.push
-
-    def pushed(self: Mirror) -> None:
-        push(self)
-        done.set()
-
-    monkeypatch.setattr(Mirror, "push", pushed)
     store = Store(url)
     for number in range(10):
         store.keep(key(number), RECORD)
-    assert done.wait(20), "nothing was put"
+    assert pushed.wait(20), "nothing was put"
 
 
 def test_segments_become_parquet_and_are_found_there(url: str) -> None:

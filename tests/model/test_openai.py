@@ -11,19 +11,21 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from endpoint import Endpoint, Script
 
 from synthray.errors import InputError, ModelError
 from synthray.model.language import Request, Response
 from synthray.model.openai import OpenAI
+
+if TYPE_CHECKING:
+    from endpoint import Endpoint
 
 USER = {"role": "user", "content": "Say é."}
 REQUEST = Request(messages=(USER,), max_tokens=9, temperature=0.5, seed=3)
@@ -33,17 +35,10 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 OWN_VARIABLES = ("API_KEY", "ADMIN_KEY", "BASE_URL", "ORG_ID", "PROJECT_ID", "CUSTOM_HEADERS")
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Endpoint]:
-    with Endpoint() as endpoint:
-        yield endpoint
-
-
 @pytest.fixture
-def endpoint(process: Endpoint) -> Endpoint:
-    process.script(**{**asdict(Script()), "record_headers": True})
-    process.reset()
-    return process
+def endpoint(endpoint: Endpoint) -> Endpoint:
+    endpoint.script(record_headers=True)
+    return endpoint
 
 
 @pytest.fixture

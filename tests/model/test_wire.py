@@ -9,17 +9,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from endpoint import Endpoint, Script
 
 from synthray.errors import ModelError
 from synthray.model.language import Choice, Request, Response
 from synthray.model.wire import Wire
+
+if TYPE_CHECKING:
+    from endpoint import Endpoint
 
 USER = {"role": "user", "content": "Say é."}
 REQUEST = Request(messages=(USER,), max_tokens=9, temperature=0.5, seed=3)
@@ -93,19 +95,6 @@ def odd(server: Odd) -> Odd:
     server.answers.clear()
     server.requests.clear()
     return server
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Endpoint]:
-    with Endpoint() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def endpoint(process: Endpoint) -> Endpoint:
-    process.script(**asdict(Script()))
-    process.reset()
-    return process
 
 
 @pytest.fixture(autouse=True)
