@@ -3,7 +3,7 @@
     uv run python benchmarks/calls.py                    # all of it, about 25 minutes on two cores
     uv run python benchmarks/calls.py throughput --rows 20000 --in-flight 256
     uv run python benchmarks/calls.py kills --kills 10
-    uv run python benchmarks/calls.py rate money resume memory fixed clients faults
+    uv run python benchmarks/calls.py faults crowded rate money resume memory fixed clients
 
 Each line says what was measured and, where there is one, the ceiling measured in the same run.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -34,7 +33,6 @@ from synthray.generate.prompt import Prompt
 from synthray.model.fake import Fake
 from synthray.model.language import Language, Request
 from synthray.model.openai import OpenAI
-from synthray.model.store import Store, compact
 from synthray.model.wire import Wire
 from synthray.source.table import Table as Source
 
@@ -80,6 +78,13 @@ def pipeline(rows: synthray.Table, model: Language, **settings: Any) -> synthray
 def model(endpoint: Endpoint, **settings: Any) -> OpenAI:
     """Return a model at the endpoint."""
     return OpenAI(name="m-1", base_url=endpoint.url, **{"in_flight": 256, **settings})
+
+
+def lost_and_doubled(run: synthray.Run, rows: int) -> tuple[int, int]:
+    """Return how many of the rows are not in the dataset, and how many are there more than once."""
+    question = "SELECT count(*) AS kept, count(DISTINCT row_id) AS ids FROM dataset"
+    kept, ids = run.sql(question).to_pylist()[0].values()
+    return rows - ids, kept - ids
 
 
 def prompt_seconds(run: synthray.Run) -> float:
@@ -211,13 +216,11 @@ def kills(arguments: argparse.Namespace) -> None:
             assert code in (1, -signal.SIGKILL), process.stderr.read().decode()[-2000:]
         again, in_flight = sent_again(endpoint.hits(), [at for _, at in done], latency)
         made = synthray.open(str(folder / "run"))
-        kept, ids = (
-            made.sql("SELECT count(*) AS n, count(DISTINCT row_id) AS i FROM dataset").to_pylist()[0].values()
-        )
+        lost, doubled = lost_and_doubled(made, rows)
         print(
             f"kills, {len(done)} SIGKILLs ({', '.join(kind for kind, _ in done)}): "
             f"{again} answered calls sent again, {in_flight} sent again that were in flight at a kill; "
-            f"{rows - kept} rows lost, {kept - ids} doubled",
+            f"{lost} rows lost, {doubled} doubled",
             flush=True,
         )
 
@@ -249,16 +252,35 @@ def faults(arguments: argparse.Namespace) -> None:
         made = pipeline(table(folder, rows), model(endpoint, timeout_s=3.0, retries=8)).run(
             folder / "run", quiet=True
         )
-        kept, ids = (
-            made.sql("SELECT count(*) AS n, count(DISTINCT row_id) AS i FROM dataset").to_pylist()[0].values()
-        )
+        lost, doubled = lost_and_doubled(made, rows)
         hits = endpoint.hits()
         good = sum(hit["fault"] is None for hit in hits)
         print(
-            f"faults, {(len(hits) - good) / len(hits):.0%} of {len(hits)} requests: {rows - kept} rows lost, "
-            f"{kept - ids} doubled, {good - rows} answered twice",
+            f"faults, {(len(hits) - good) / len(hits):.0%} of {len(hits)} requests: {lost} rows lost, "
+            f"{doubled} doubled, {good - rows} answered twice",
             flush=True,
         )
+
+
+def crowded(arguments: argparse.Namespace) -> None:
+    """Measure what is made of an endpoint that takes less than the run would send."""
+    del arguments
+    warm_up()
+    allowed: dict[str, tuple[int, float, dict[str, Any]]] = {
+        "32 at once": (3000, 32 / 0.2, {"concurrency": 32, "retry_after": 0.2}),
+        "6000 a minute": (2000, 100.0, {"requests_per_minute": 6000, "retry_after": 1}),
+    }
+    for name, (rows, most, script) in allowed.items():
+        with scratch() as folder, Endpoint(latency=0.2, **script) as endpoint:
+            made = pipeline(table(folder, rows), model(endpoint)).run(folder / "run", quiet=True)
+            lost, _ = lost_and_doubled(made, rows)
+            refused = endpoint.summary()["by_status"].get("429", 0)
+            speed = rows / prompt_seconds(made)
+            print(
+                f"crowded, {name}: {speed:.0f} rows/s of {most:.0f} that it takes, {refused} of "
+                f"{rows + refused} requests refused, {lost} rows lost",
+                flush=True,
+            )
 
 
 def rate(arguments: argparse.Namespace) -> None:
@@ -312,68 +334,9 @@ def money(arguments: argparse.Namespace) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> None:
-    """Seconds and memory to find the missing among a million kept calls."""
+    """Find the missing among a million kept calls: see store.py."""
     del arguments
-    with scratch() as folder:
-        fill = [sys.executable, __file__, "fill", "--folder", str(folder)]
-        subprocess.run(fill, check=True)
-        subprocess.run([sys.executable, __file__, "find", "--folder", str(folder)], check=True)
-
-
-def kept_keys(count: int) -> Iterator[str]:
-    """Yield keys like those of calls."""
-    return (hashlib.blake2b(str(one).encode(), digest_size=12).hexdigest() for one in range(count))
-
-
-def fill(arguments: argparse.Namespace) -> None:
-    """Keep 1,000,000 calls in four journals, as four workers that were killed would have."""
-    stores = [Store(arguments.folder) for _ in range(4)]
-    for number, key in enumerate(kept_keys(1_000_000)):
-        text = f"Write a two-sentence World news report about rain, number {number}."
-        record = {
-            "step": "prompt",
-            "row_id": f"{number:024x}",
-            "ordinal": 0,
-            "model": {"language": "openai", "name": "m-1"},
-            "request": {"messages": [{"role": "user", "content": text}], "max_tokens": 60},
-            "response": f"answer {number} " * 20,
-            "finish_reason": "stop",
-            "prompt_tokens": 20,
-            "completion_tokens": 40,
-            "tokens": 60,
-            "cost": 0.00001,
-            "attempts": 1,
-            "latency_s": 0.2,
-            "at": 1.0,
-        }
-        stores[number % 4].keep(key, record)
-
-
-def find(arguments: argparse.Namespace) -> None:
-    """Compact the journals, open the store, and look for 1,000,000 kept calls and 1,000 missing ones."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, __file__, "compact", "--folder", str(arguments.folder)], check=True)
-    compacted = time.perf_counter()
-    store = Store(arguments.folder)
-    opened = time.perf_counter()
-    keys = [*kept_keys(1_000_000), *(f"{one:024x}" for one in range(1000))]
-    looking = time.perf_counter()
-    missing = sum(store.get(key) is None for key in keys)
-    ended = time.perf_counter()
-    seconds = (compacted - started) + (opened - compacted) + (ended - looking)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(
-        f"resume, 1,000,000 kept calls: {missing} missing found in {seconds:.1f} s (to Parquet "
-        f"{compacted - started:.1f}, index {opened - compacted:.1f}, all answers {ended - looking:.1f}); "
-        f"{memory:.0f} MiB in the worker, {children:.0f} MiB in the task that compacts",
-        flush=True,
-    )
-
-
-def compacted(arguments: argparse.Namespace) -> None:
-    """Turn the journals into Parquet."""
-    compact(arguments.folder)
+    subprocess.run([sys.executable, str(Path(__file__).with_name("store.py"))], check=True)
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -472,6 +435,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "throughput": throughput,
     "kills": kills,
     "faults": faults,
+    "crowded": crowded,
     "rate": rate,
     "money": money,
     "resume": resume,
@@ -479,8 +443,8 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fixed": fixed,
     "clients": clients,
 }
-PARTS = {"fill": fill, "find": find, "compact": compacted, "driver": driver}
-"""What some of them run in a process of its own."""
+PARTS = {"driver": driver}
+"""What one of them runs in a process of its own."""
 
 
 def main() -> None:
@@ -489,7 +453,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if not arguments.names:
         # Each in a process of its own: a Ray that was started for one decides nothing for the next.

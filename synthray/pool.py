@@ -83,5 +83,5 @@ class Pool:
         assert operator.context.language is not None, f"{operator.step} has no model"
         nodes = sum(node["Alive"] for node in ray.nodes())
         cores = int(ray.cluster_resources().get("CPU", 1))
-        language = operator.context.language.on(nodes, cores)
+        language = operator.context.language.on(cores)
         return language, min(language.workers(nodes, cores), max(1, self.rows // _ROWS_PER_WORKER))

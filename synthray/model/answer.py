@@ -87,7 +87,7 @@ class Shape:
         raise ValueError("not a JSON object")
 
     def _fitting(self, value: Any) -> dict[str, Any]:
-        error = next(iter(_validator(ordered(self._held_to)).iter_errors(value)), None)
+        error = next(iter(self._validator.iter_errors(value)), None)
         if error is not None:
             # Of a choice of schemas each says for itself what it allows.
             found = dict.fromkeys(one.message for one in error.context or (error,))
@@ -100,6 +100,12 @@ class Shape:
             except (pa.ArrowException, OverflowError, UnicodeEncodeError) as problem:
                 raise ValueError(f"{name}: no column holds it: {problem}") from None
         return dict(value)
+
+    @functools.cached_property
+    def _validator(self) -> Any:
+        import jsonschema
+
+        return jsonschema.Draft202012Validator(self._held_to)
 
     def _kind(self, place: str, rule: Any, around: tuple[Any, ...] = ()) -> pa.DataType:
         """Return the Arrow type of a JSON schema, which stands inside of the schemas `around`."""
@@ -227,10 +233,3 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{text} is too large for a number")
     return value
-
-
-@functools.lru_cache(maxsize=64)
-def _validator(schema: str) -> Any:
-    import jsonschema
-
-    return jsonschema.Draft202012Validator(json.loads(schema))

@@ -53,7 +53,7 @@ class Calls:
     """
 
     def __init__(self, language: Language, folder: str | None, exchange: Exchange | None = None) -> None:
-        language = language.on(1, len(os.sched_getaffinity(0)))
+        language = language.on(len(os.sched_getaffinity(0)))
         self.identity = language.identity()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="calls").start()

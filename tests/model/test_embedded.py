@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from synthray.errors import InputError
+from synthray.model import embedded
 from synthray.model.embedded import Embedded
+from synthray.model.language import Request
 
 
 def test_the_model_file_comes_with_the_installed_package() -> None:
@@ -55,3 +58,31 @@ def test_a_path_to_no_file_is_named(tmp_path: Path) -> None:
         Embedded(path=missing).check()
     with pytest.raises(InputError, match="must name a GGUF file"):
         Embedded(path=str(tmp_path)).check()
+
+
+class Asker:
+    """A process that asks, on the node of the test."""
+
+    def ask(self, path: str) -> tuple[int, str, str]:
+        model = Embedded(path=path, in_flight=2, context=256)
+        complete = model.open()
+        request = Request(messages=({"role": "user", "content": "Hi."},), max_tokens=2)
+        answer = asyncio.run(complete(request)).text
+        return os.getpid(), embedded._address(path, 2, 256), answer
+
+
+@pytest.mark.ray
+@pytest.mark.model
+@pytest.mark.usefixtures("ray_session")
+def test_all_who_ask_on_a_node_share_one_server() -> None:
+    import ray
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    path = str(Embedded().model_file())
+    askers = [ray.remote(num_cpus=0)(Asker).remote() for _ in range(2)]
+    (one, here, said), (other, there, said_too) = ray.get([asker.ask.remote(path) for asker in askers])
+    assert one != other
+    assert here == there, "a second server shares the node's cores"
+    assert said
+    assert said_too
