@@ -22,18 +22,26 @@ if TYPE_CHECKING:
 
 
 class Write:
-    """Write a block to a file of its own and hand on its name."""
+    """Write a block to a file of its own and hand on its name.
 
-    def __init__(self, folder: Path) -> None:
+    `kind` is 'parquet', or 'arrow' for what is read by place: memory is mapped, and nothing is decoded.
+    """
+
+    def __init__(self, folder: Path, kind: str = "parquet") -> None:
         self._folder = folder
+        self._kind = kind
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return a line with the file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self._folder / f"part-{uuid.uuid4().hex}.parquet"
-        pq.write_table(table, path, compression="zstd")
+        path = self._folder / f"part-{uuid.uuid4().hex}.{self._kind}"
+        if self._kind == "arrow":
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            pq.write_table(table, path, compression="zstd")
         return pa.table({"file": [str(path)]})
 
 

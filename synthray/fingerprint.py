@@ -38,6 +38,16 @@ def operator_parts(operator: Operator, when: str | None, digests: Mapping[str, s
     ]
 
 
+def artifact_parts(operator: Operator, when: str | None, parts: Any) -> list[Any]:
+    """Return what decides an artifact of a step, beside the rows that come in: its code too."""
+    return [
+        type(operator).__module__,
+        _source_digest(type(operator)),
+        [hashlib.blake2b(path.read_bytes()).hexdigest() for path in operator.files()],
+        (when, ordered(parts)),
+    ]
+
+
 def statement_parts(statement: Statement, digests: Mapping[str, str]) -> list[Any]:
     """Return what decides a statement's result: its settled text and the tables that it names."""
     with Query({}) as query:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from synthray.errors import QueryError, RecipeError, near
-from synthray.query import Query, identifier
+from synthray.query import Query
+from synthray.spelling import identifier
 
 if TYPE_CHECKING:
     import pyarrow as pa

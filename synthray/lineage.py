@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from synthray.spelling import identifier
+
 FAILED = pa.struct(
     [
         pa.field("error", pa.string()),
@@ -93,7 +95,7 @@ def content_ids(relation: str, columns: list[str], step: str = "") -> str:
             if name not in columns
         ]
         return f"SELECT {', '.join([*missing, '*'])} FROM ({relation})"
-    own = ", ".join(_quoted(name) for name in columns if name not in IDENTITY)
+    own = ", ".join(identifier(name) for name in columns if name not in IDENTITY)
     origin = "'" + f"{step}#".replace("'", "''") + "' || " if step else ""
     return (
         f"SELECT md5({origin}_content || '#' || row_number() OVER (PARTITION BY _content))[:24] AS row_id, "
@@ -104,9 +106,5 @@ def content_ids(relation: str, columns: list[str], step: str = "") -> str:
 
 
 def _packed(columns: list[str]) -> str:
-    names = [_quoted(name) for name in sorted(columns) if name not in IDENTITY]
+    names = [identifier(name) for name in sorted(columns) if name not in IDENTITY]
     return ", ".join(f"{name} := {name}" for name in names)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

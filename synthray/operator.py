@@ -98,10 +98,9 @@ class Operator:
         """Return `table` with the operator's columns."""
         raise TypeError(f"{type(self).__name__} defines no __call__")
 
-    def apply(self, dataset: Dataset | None, stage: Stage) -> Dataset | None:
-        """Run over a dataset; row-local unless overridden. None: the stage got its rows or metrics itself."""
-        assert dataset is not None, f"{self.step} needs rows"
-        return stage.map(dataset, self)
+    def apply(self, stage: Stage) -> Dataset | None:
+        """Run over the stage's rows; row-local unless overridden. None: the stage got all that was made."""
+        return stage.map(stage.dataset(), self)
 
     def files(self) -> tuple[Path, ...]:
         """Return the files whose content decides the result, for the fingerprint."""
@@ -169,7 +168,7 @@ class Measure(Operator):
         with Query({**named, "rows": table}, seed=self.context.seed) as query:
             return self.measure(query)
 
-    def apply(self, dataset: Dataset | None, stage: Stage) -> None:
+    def apply(self, stage: Stage) -> None:
         """Measure the stage's input."""
         stage.measured(self.measure(stage.query))
 

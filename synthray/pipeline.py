@@ -316,7 +316,10 @@ class Pipeline:
             if isinstance(table, Pipeline):
                 work.make_table(name, table.of(name))
         run.save(
-            tables={name: {"files": table.files, "kind": table.kind} for name, table in work.tables.items()}
+            tables={
+                name: {"files": table.files, "kind": table.kind, "added": table.added}
+                for name, table in work.tables.items()
+            }
         )
         work.chain(checked, lambda folders: run.save(stages=folders))
 

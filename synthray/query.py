@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from synthray.errors import QueryError
-from synthray.table import Table, quoted
+from synthray.spelling import identifier, quoted
+from synthray.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,7 +77,7 @@ class Query:
         try:
             self._define(relations, seed)
             tables = (table for table in relations.values() if isinstance(table, Table))
-            paths = [*files, *(file for table in tables for file in table.files)]
+            paths = [*files, *(file for table in tables for file in table.paths)]
             self._lock(paths, writable)
         except duckdb.Error as error:
             self.close()
@@ -285,11 +286,6 @@ class Query:
             raise QueryError("a positional join is refused, since rows have no positions; join by row_id")
         if node.get("sample"):
             raise QueryError("a sample is refused; use: WHERE chance(row_id, 'tag') < 0.1")
-
-
-def identifier(name: str) -> str:
-    """Return `name` as a SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def shipped(path: str) -> str:

@@ -63,13 +63,17 @@ class StepCount:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What `stage.json` holds; paths are relative to the run directory."""
+    """What `stage.json` holds; paths are relative to the run directory.
+
+    `added` are groups of files with more columns of the rows in `files`, joined by row_id (see Table).
+    """
 
     folder: str
     fingerprint: str
     before: str | None
     steps: tuple[StepCount, ...]
     files: tuple[str, ...]
+    added: tuple[tuple[str, ...], ...] = ()
     rejects: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
@@ -108,17 +112,19 @@ class StageRecord:
         except (ValueError, KeyError, TypeError):
             return None
         listed = (*record.files, *record.rejects, *record.failures, *record.metrics, *record.outputs)
-        return record if all((root / file).is_file() for file in listed) else None
+        found = itertools.chain(listed, *record.added)
+        return record if all((root / file).is_file() for file in found) else None
 
     @classmethod
     def _parsed(cls, held: dict[str, Any]) -> Self:
         steps = tuple(StepCount(**step) for step in held["steps"])
-        names = [name for name in cls.__dataclass_fields__ if name != "steps"]
+        names = [name for name in cls.__dataclass_fields__ if name not in ("steps", "added")]
         lists = {name: tuple(held[name]) for name in names if isinstance(held[name], list)}
-        for file in itertools.chain(*lists.values()):
+        added = tuple(tuple(group) for group in held.get("added", ()))
+        for file in itertools.chain(*lists.values(), *added):
             if Path(file).is_absolute() or ".." in Path(file).parts:
                 raise ValueError(f"{file} is outside of the run")
-        return cls(**{name: held[name] for name in names} | lists, steps=steps)
+        return cls(**{name: held[name] for name in names} | lists, steps=steps, added=added)
 
 
 @dataclass
@@ -247,14 +253,17 @@ class Run:
 
     def table(self, record: StageRecord) -> Table:
         """Return the rows that a stage kept."""
-        return Table(self.paths(record.files), "parquet")
+        return Table(self.paths(record.files), "parquet", tuple(self.paths(group) for group in record.added))
 
     def named_tables(self) -> dict[str, Table]:
         """Return the recipe's named tables of which the files are still there."""
         held = self.state.get("tables", {})
-        tables = {name: Table(tuple(item["files"]), item["kind"]) for name, item in held.items()}
+        tables = {
+            name: Table(tuple(item["files"]), item["kind"], tuple(map(tuple, item.get("added", ()))))
+            for name, item in held.items()
+        }
         return {
-            name: table for name, table in tables.items() if all(Path(file).is_file() for file in table.files)
+            name: table for name, table in tables.items() if all(Path(file).is_file() for file in table.paths)
         }
 
     def query(self) -> Query:
@@ -276,10 +285,12 @@ class Run:
             return connection.arrow(query)
 
     def _row_relations(self, stages: list[StageRecord], files: list[str]) -> dict[str, str]:
-        def scan(names: tuple[str, ...]) -> str:
-            table = Table(self.paths(names), "parquet")
-            files.extend(table.files)
+        def scan(table: Table) -> str:
+            files.extend(table.paths)
             return table.scan()
+
+        def listed(names: tuple[str, ...]) -> str:
+            return scan(Table(self.paths(names), "parquet"))
 
         marks = "CAST(NULL AS VARCHAR) AS reject_step, CAST(NULL AS VARCHAR) AS reject_reason"
         rejected = [f"SELECT *, {marks} FROM dataset LIMIT 0"]
@@ -294,12 +305,12 @@ class Run:
             if record.rejects and before:
                 rejected.append(
                     f"SELECT b.*, r.step AS reject_step, r.reason AS reject_reason "
-                    f"FROM {scan(record.rejects)} r JOIN {scan(before.files)} b USING (row_id)"
+                    f"FROM {listed(record.rejects)} r JOIN {scan(self.table(before))} b USING (row_id)"
                 )
             if record.failures:
-                failed.append(f"SELECT * FROM {scan(record.failures)}")
+                failed.append(f"SELECT * FROM {listed(record.failures)}")
         return {
-            "dataset": f"SELECT * FROM {scan(stages[-1].files)}",
+            "dataset": f"SELECT * FROM {scan(self.table(stages[-1]))}",
             "rejected_rows": " UNION ALL BY NAME ".join(f"({part})" for part in rejected),
             "failed_rows": " UNION ALL BY NAME ".join(f"({part})" for part in failed),
         }

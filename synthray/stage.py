@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,16 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray import cluster
+from synthray.account import CHILDLESS, account, require_unique
 from synthray.block import Guarded, Sink, Write, cause, checked, guarded_task
+from synthray.chain import FIRST, Chain, of_a_value
 from synthray.errors import ConservationError, QueryError, RunFailed
+from synthray.fingerprint import artifact_parts
+from synthray.ledger import Ledger
+from synthray.lineage import digest
 from synthray.metric import METRICS
 from synthray.model.store import calls_relation, compact
 from synthray.operator import path_of
 from synthray.pool import Pool
-from synthray.query import Query, identifier
+from synthray.query import Query
 from synthray.run import Run, StageRecord, StepCount
+from synthray.spelling import identifier, quoted
 from synthray.statement import guarded
-from synthray.table import Table, quoted
+from synthray.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
     from synthray.gate import Check
     from synthray.operator import Operator
     from synthray.progress import Progress
-    from synthray.statement import Plan, Statement
+    from synthray.statement import Statement
     from synthray.task import Task
 
 ROWS_PER_BLOCK = 10_000
@@ -55,16 +62,12 @@ class Stage:
     task: Task
     checks: tuple[Check, ...] = ()
     _query: Query | None = None
-    _files: list[str] = field(default_factory=list)
-    _failures: list[str] = field(default_factory=list)
-    _rejects: list[str] = field(default_factory=list)
-    _metrics: list[str] = field(default_factory=list)
-    _outputs: list[str] = field(default_factory=list)
     _selected: Table | None = None
     _pools: list[Pool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.path = self.run.fresh_folder(self.folder)
+        self._ledger = Ledger(self.path)
         self.started = time.monotonic()
 
     # What an operator may use.
@@ -73,6 +76,12 @@ class Stage:
     def rows_in(self) -> int:
         """How many rows come in."""
         return self.before.rows_kept if self.before else 0
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the rows that come in."""
+        names: list[str] = self.query.schema("SELECT * FROM rows").names
+        return names
 
     @property
     def input(self) -> Table:
@@ -88,17 +97,25 @@ class Stage:
             self._query = self._connect({"rows": self.input} if self.before else {})
         return self._query
 
-    def dataset(self) -> Dataset:
-        """Return the rows that come in."""
-        return self.read(self.input.files, self.rows_in)
+    def dataset(self, columns: Sequence[str] | None = None) -> Dataset:
+        """Return the rows that come in, or some of their columns."""
+        files = self.input.files
+        if self.input.added:
+            # Ray reads files alone, so what stands beside the rows is joined to them once.
+            path = self.path / "joined.parquet"
+            listed = ", ".join(identifier(name) for name in columns) if columns else "*"
+            self.query.write(f"SELECT {listed} FROM rows", path, group_rows=ROWS_PER_BLOCK)
+            files = (str(path),)
+        return self.read(files, self.rows_in, columns)
 
-    def read(self, files: tuple[str, ...], rows: int) -> Dataset:
+    def read(self, files: tuple[str, ...], rows: int, columns: Sequence[str] | None = None) -> Dataset:
         """Return `rows` rows in Parquet files as a dataset of about ROWS_PER_BLOCK rows a block."""
         cluster.start()
         import ray.data
 
         blocks = self.blocks or max(1, rows // ROWS_PER_BLOCK)
-        dataset = ray.data.read_parquet(list(files), override_num_blocks=blocks)
+        named = None if columns is None else list(columns)
+        dataset = ray.data.read_parquet(list(files), override_num_blocks=blocks, columns=named)
         return dataset.repartition(blocks) if self.blocks else dataset
 
     def range(self, rows: int) -> Dataset:
@@ -129,19 +146,37 @@ class Stage:
             zero_copy_batch=True,
         )
 
-    def narrow(self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], name: str) -> Table:
-        """Write what `function` makes of each block as an artifact of this stage; return its files."""
-        folder = self.path / name
-        folder.mkdir()
+    def narrow(
+        self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], folder: Path, kind: str = "parquet"
+    ) -> Table:
+        """Write what `function` makes of each block into `folder`, a file each; `kind` may be 'arrow'."""
+        folder.mkdir(parents=True, exist_ok=True)
         import ray.exceptions
 
         made = self.map_batches(dataset, Guarded(function, self.path))
-        written = self.map_batches(made, Write(folder))
+        written = self.map_batches(made, Write(folder, kind))
         try:
             files = [row["file"] for row in written.take_all()]
         except ray.exceptions.RayError as error:
             raise cause(error, self.path, self._step) from None
-        return Table(tuple(files), "parquet")
+        return Table(tuple(sorted(files)), kind)
+
+    def kept(self, name: str, parts: Any, make: Callable[[Path], None]) -> Path:
+        """Return the folder of an artifact of this step, which `make` fills when there is none yet.
+
+        It is reused as long as the rows that come in, the operator's code and `parts` are the same, so that
+        `parts` holds the settings that decide it, and no other. It is there whole or not at all.
+        """
+        deciding = artifact_parts(self._operator, self._when, parts)
+        digested = digest(self.before.fingerprint if self.before else "", deciding)
+        folder = self.run.root / "artifacts" / f"{self._step}-{name}-{digested}"
+        if not folder.is_dir():
+            part = folder.with_name(f".{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            make(part)
+            part.rename(folder)
+        return folder
 
     def tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return what `function` returns in a Ray task for each of `arguments`."""
@@ -157,7 +192,20 @@ class Stage:
 
     def wrote(self, path: Path) -> None:
         """List a Parquet file of rows that the operator wrote itself."""
-        self._files.append(str(path))
+        self._ledger.files.append(str(path))
+
+    def added(self, columns: pa.Table) -> None:
+        """Keep the operator's columns (row_id and `adds()`, prefixed or not) beside the rows as they are.
+
+        Rows that are not in `columns` have nulls. For marks: readers join them by row_id.
+        """
+        import pyarrow as pa
+
+        kinds = self._operator.adds()
+        fields = {"row_id": pa.string(), **kinds}
+        named = [name if name == "row_id" else self._operator.context.prefix + name for name in fields]
+        held = columns.select(list(fields)).cast(pa.schema(fields)).rename_columns(named)
+        self._ledger.keep(held, "columns", self._ledger.added)
 
     def measured(self, measurements: pa.Table) -> None:
         """Keep measurements (see `synthray.metric`) under this step's name."""
@@ -166,9 +214,9 @@ class Stage:
 
         step = pa.array([self._step] * len(measurements), pa.string())
         table = measurements.add_column(0, METRICS.field("step"), step).cast(METRICS)
-        path = self.path / f"metrics-{len(self._metrics)}.parquet"
+        path = self.path / f"metrics-{len(self._ledger.metrics)}.parquet"
         pq.write_table(table, path)
-        self._metrics.append(str(path))
+        self._ledger.metrics.append(str(path))
 
     def over(self, relations: Mapping[str, Any], writable: Path | None = None) -> Query:
         """Return a Query over other relations; the caller closes it."""
@@ -176,122 +224,59 @@ class Stage:
 
     def exported(self, paths: list[Path]) -> None:
         """List files that were written for others; when one is gone, the stage is made again."""
-        self._outputs.extend(str(path) for path in paths)
+        self._ledger.outputs.extend(str(path) for path in paths)
 
     # The two ways to make a stage.
 
     def operate(self, operator: Operator, when: str | None) -> StageRecord:
         """Run an operator over the rows that `when` is true for; the others pass by with nulls."""
-        self._step = operator.step
+        self._step, self._operator, self._when = operator.step, operator, when
         if self.before and when:
             self._select(when)
         rows = self._rows = self._rows_of(operator)
         if operator.uses_model:
             self._compact()  # what a run that was killed has left
         with self.progress.stage(operator.step, rows, calls=operator.uses_model):
-            if operator.makes() in ("rows", "nothing"):
-                dataset = operator.apply(None, self)
-            else:
-                dataset = operator.apply(self.dataset(), self) if rows else None
+            works = rows or operator.makes() in ("rows", "nothing")
+            dataset = operator.apply(self) if works else None
             if dataset is not None:
                 self._collect(
                     dataset, batch_rows=ROWS_PER_BLOCK if operator.uses_model and not self.blocks else None
                 )
         if operator.uses_model:
             self._compact()
-        if operator.makes() == "nothing":
-            assert self.before is not None
-            count = StepCount(operator.step, path_of(operator), self.rows_in, rows_kept=self.rows_in)
-            return self._commit((count,), self.before.files, operator)
-        return self._account(operator)
+        if self._ledger.added and self._ledger.failures:
+            self._write_joined()  # rows of which `when` failed are not among the rows any more
+        if operator.makes() != "nothing" and not self._ledger.added:
+            return self._account(operator)
+        assert self.before is not None
+        if self._ledger.added:
+            self._require_known()
+        # The rows stay where they are, so that each of them is kept.
+        count = StepCount(operator.step, path_of(operator), self.rows_in, rows_kept=self.rows_in)
+        return self._commit((count,), self.before.files, operator, self.before.added)
 
     def state(self, statements: list[Statement]) -> StageRecord:
         """Run statements over the rows by DuckDB, out of core."""
         self._step = "+".join(one.step for one in statements)
         with self.progress.stage(self._step, self.rows_in, calls=False), self._told():
             try:
-                counts = self._state(statements, why=None)
+                counts = self._chain(statements, None)
             except QueryError as error:
-                if not _is_of_a_value(error):
+                if not of_a_value(error):
                     raise
-                counts = self._state(statements, why=error)
-        return self._commit(tuple(counts), tuple(self._files), None)
+                self._again()
+                counts = self._chain(statements, error)
+        return self._commit(tuple(counts), tuple(self._ledger.files), None)
 
-    # Statements.
+    def _chain(self, statements: list[Statement], why: QueryError | None) -> list[StepCount]:
+        self._query = self._connect({FIRST: self.input})
+        return Chain(statements, self._query, self._ledger, why).run(self.rows_in)
 
-    def _state(self, statements: list[Statement], why: QueryError | None) -> list[StepCount]:
-        if why:  # a second attempt: nothing of the first counts
-            self.path = self.run.fresh_folder(self.folder)
-            self._files, self._rejects, self._failures, self._metrics = [], [], [], []
-            self.close()
-        assert self.before is not None
-        query = self._query = self._connect({"_r0": self.input})
-        counts = []
-        rows = self.rows_in
-        for number, statement in enumerate(statements):
-            plan = self._plan(query, statement, number, guard=why is not None)
-            count = self._count(query, statement, plan, rows, number, why)
-            query.view(f"_r{number + 1}", plan.rows)
-            counts.append(count)
-            rows = count.rows_kept
-        path = self.path / "rows.parquet"
-        kept = query.write(f"SELECT * FROM _r{len(statements)}", path)
-        self._files.append(str(path))
-        self._unique(query, f"read_parquet({quoted(str(path))})")
-        if kept != rows:
-            raise ConservationError(f"{self._step}: {rows} rows should be kept, but {kept} are; {counts}")
-        return counts
-
-    def _plan(self, query: Query, statement: Statement, number: int, *, guard: bool) -> Plan:
-        try:
-            plan = statement.plan(query, f"_r{number}", guard=guard)
-        except QueryError as error:
-            raise RunFailed(f"{statement.step}: {error}") from error
-        for sql, meaning in plan.forbidden.items():
-            found = query.rows(f"SELECT row_id FROM ({sql}) LIMIT 1")
-            if found:
-                raise RunFailed(f"{statement.step}: {meaning}: row_id {found[0][0]!r}")
-        return plan
-
-    def _count(
-        self, query: Query, statement: Statement, plan: Plan, rows: int, number: int, why: QueryError | None
-    ) -> StepCount:
-        def size(sql: str | None) -> int:
-            return int(query.value(f"SELECT count(*) FROM ({sql})")) if sql else 0
-
-        rejected = failed = 0
-        if plan.rejects:
-            rejected = self._written(query, plan.rejects, f"rejects-{number}", self._rejects)
-        if plan.failures and why:
-            failed = self._fail(query, plan.failures, statement.step, why, f"failures-{number}")
-        if plan.metrics:
-            self._written(query, plan.metrics, f"metrics-{number}", self._metrics)
-        made, expanded = size(plan.made), size(plan.expanded)
-        return StepCount(
-            step=statement.step,
-            operator=statement.kind,
-            rows_in=rows,
-            rows_made=made,
-            rows_kept=rows + made - rejected - failed - expanded,
-            rows_rejected=rejected,
-            rows_failed=failed,
-            rows_expanded=expanded,
-        )
-
-    def _written(self, query: Query, sql: str, name: str, listed: list[str]) -> int:
-        path = self.path / f"{name}.parquet"
-        written = query.write(sql, path)
-        if written:
-            listed.append(str(path))
-        return written
-
-    def _fail(self, query: Query, rows: str, step: str, why: QueryError, name: str) -> int:
-        """Write the rows whose values raise an error as failed rows."""
-        message = quoted(str(why).partition("\n")[0])
-        kind = quoted(type(why.__cause__).__name__.removesuffix("Exception") + "Error")
-        failed = f"struct_pack(error := {kind}, message := {message}, attempts := 1::INTEGER)"
-        sql = f"SELECT *, {failed} AS failed, {quoted(step)} AS reject_step FROM ({rows})"
-        return self._written(query, sql, name, self._failures)
+    def _again(self) -> None:
+        """Begin a second attempt: nothing of the first counts."""
+        self.close()
+        self._ledger = Ledger(self.run.fresh_folder(self.folder))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -313,10 +298,10 @@ class Stage:
             try:
                 self._pick(when, "rows")
             except QueryError as error:
-                if not _is_of_a_value(error):
+                if not of_a_value(error):
                     raise
                 failures, others = guarded(self.query, "rows", [when])
-                self._fail(self.query, failures, self._step, error, "failures-when")
+                self._ledger.fail(self.query, failures, self._step, error, "failures-when")
                 self._pick(when, others)
         self.close()
 
@@ -325,7 +310,7 @@ class Stage:
         verdict = f"(WITH rows AS (SELECT * FROM {source}) SELECT *, ({when}) AS _when FROM rows)"
         self.query.write(f"SELECT * EXCLUDE (_when) FROM {verdict} WHERE _when", selected)
         if self.query.write(f"SELECT * EXCLUDE (_when) FROM {verdict} WHERE _when IS NOT TRUE", passed):
-            self._files = [str(passed)]
+            self._ledger.files = [str(passed)]
         self._selected = Table((str(selected),), "parquet")
 
     def _compact(self) -> None:
@@ -343,7 +328,10 @@ class Stage:
             for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in batch.to_pylist():
                     self.progress.add(row["rows"] + row["failed"])
-                    for listed, file in ((self._files, row["file"]), (self._failures, row["failed_file"])):
+                    for listed, file in (
+                        (self._ledger.files, row["file"]),
+                        (self._ledger.failures, row["failed_file"]),
+                    ):
                         if file:
                             listed.append(file)
         except ray.exceptions.RayError as error:
@@ -351,87 +339,57 @@ class Stage:
 
     def _account(self, operator: Operator) -> StageRecord:
         """Find out, by the ids before and after, what became of every row."""
-        if not any(Path(file).name.startswith("rows") for file in self._files):
+        if not any(Path(file).name.startswith("rows") for file in self._ledger.files):
             import pyarrow.parquet as pq
 
             # Rows that `when` let pass lack the operator's columns: the schema must stand somewhere.
             pq.write_table(self.schema.empty_table(), self.path / "rows.parquet")
-            self._files.append(str(self.path / "rows.parquet"))
-        with self.over(self._after(operator), self.path) as query:
-            self._unique(query, "kept_rows")
-            count = self._operator_count(query, operator)
-        return self._commit((count,), tuple(self._files), operator)
+            self._ledger.files.append(str(self.path / "rows.parquet"))
+        with self.over(self._after(), self.path) as query:
+            count = account(query, operator, self.rows_in)
+            if count.rows_rejected:
+                rejects = (
+                    f"SELECT row_id, {quoted(count.step)} AS step, 'no_children' AS reason FROM {CHILDLESS}"
+                )
+                self._ledger.write(query, rejects, "rejects", self._ledger.rejects)
+        return self._commit((count,), tuple(self._ledger.files), operator)
 
-    def _after(self, operator: Operator) -> dict[str, Table | str | pa.Table]:
+    def _write_joined(self) -> None:
+        assert self.before is not None
+        held = self.run.table(self.before)
+        whole = Table(held.files, held.kind, (*held.added, tuple(self._ledger.added)))
+        failed = Table(tuple(self._ledger.failures), "parquet")
+        with self.over({"held": whole, "failed_rows": failed}, self.path) as query:
+            self._ledger.write(
+                query, "SELECT * FROM held ANTI JOIN failed_rows USING (row_id)", "rows", self._ledger.files
+            )
+        self._ledger.added.clear()
+
+    def _require_known(self) -> None:
+        with self.over(self._after()) as query:
+            require_unique(query, "marked", self._step)
+            unknown = query.rows("SELECT row_id FROM marked ANTI JOIN before USING (row_id) LIMIT 1")
+        if unknown:
+            raise ConservationError(f"{self._step}: marks row_id {unknown[0][0]!r}, which is no row")
+
+    def _after(self) -> dict[str, Table | str | pa.Table]:
         import pyarrow as pa
 
         nothing = pa.table({"row_id": pa.array([], pa.string()), "parent_id": pa.array([], pa.string())})
         return {
             "before": self.run.table(self.before) if self.before else nothing,
-            "kept_rows": Table(tuple(self._files), "parquet"),
-            "failed_rows": Table(tuple(self._failures), "parquet") if self._failures else nothing,
+            "kept_rows": Table(tuple(self._ledger.files), "parquet") if self._ledger.files else nothing,
+            "failed_rows": Table(tuple(self._ledger.failures), "parquet")
+            if self._ledger.failures
+            else nothing,
         }
 
-    def _operator_count(self, query: Query, operator: Operator) -> StepCount:
-        parents = (
-            "UNION ALL SELECT unnest(parents) FROM kept_rows"
-            if "parents" in query.schema("SELECT * FROM kept_rows").names
-            else ""
-        )
-        query.view(
-            "after",
-            "SELECT row_id, parent_id FROM kept_rows UNION ALL SELECT row_id, parent_id FROM failed_rows",
-        )
-        query.view("made", "SELECT * FROM after ANTI JOIN before USING (row_id)")
-        query.view("gone", "SELECT row_id FROM before ANTI JOIN after USING (row_id)")
-        query.view("parents_", f"SELECT parent_id AS row_id FROM made {parents}")
-        query.view("expanded", "SELECT row_id FROM gone SEMI JOIN parents_ USING (row_id)")
-        query.view("childless", "SELECT row_id FROM gone ANTI JOIN parents_ USING (row_id)")
-
-        def size(name: str) -> int:
-            return int(query.value(f"SELECT count(*) FROM {name}"))
-
-        made, childless = size("made"), size("childless")
-        step, makes = operator.step, operator.makes()
-        if makes == "columns" and (made or childless):
-            example = query.rows(f"SELECT row_id FROM {'made' if made else 'childless'} LIMIT 1")[0][0]
-            raise ConservationError(
-                f"{step}: {path_of(operator)} lost {childless} rows and made {made} (such as row_id "
-                f"{example!r}), but an operator only adds columns; let a where drop rows"
-            )
-        if makes == "children":
-            query.view("old", "SELECT row_id AS parent_id FROM before")
-            orphans = query.value("SELECT count(*) FROM made ANTI JOIN old USING (parent_id)")
-            if orphans and not parents:
-                raise ConservationError(f"{step}: {orphans} new rows name no parent in the rows before")
-        if childless:
-            self._written(
-                query,
-                f"SELECT row_id, {quoted(step)} AS step, 'no_children' AS reason FROM childless",
-                "rejects",
-                self._rejects,
-            )
-        count = StepCount(
-            step=step,
-            operator=path_of(operator),
-            rows_in=self.rows_in,
-            rows_made=made,
-            rows_kept=size("kept_rows"),
-            rows_rejected=childless,
-            rows_failed=size("failed_rows"),
-            rows_expanded=size("expanded"),
-        )
-        if not count.conserved():
-            raise ConservationError(f"{step}: rows do not add up: {count}")
-        return count
-
-    def _unique(self, query: Query, source: str) -> None:
-        twice = query.rows(f"SELECT row_id FROM {source} GROUP BY row_id HAVING count(*) > 1 LIMIT 1")
-        if twice:
-            raise ConservationError(f"{self._step}: row_id {twice[0][0]!r} is there more than once")
-
     def _commit(
-        self, counts: tuple[StepCount, ...], files: tuple[str, ...], operator: Operator | None
+        self,
+        counts: tuple[StepCount, ...],
+        files: tuple[str, ...],
+        operator: Operator | None,
+        added: tuple[tuple[str, ...], ...] = (),
     ) -> StageRecord:
         for count in counts:
             if not count.conserved():
@@ -442,10 +400,11 @@ class Stage:
             before=self.before.folder if self.before else None,
             steps=counts,
             files=self._relative(files),
-            rejects=self._relative(tuple(self._rejects)),
-            failures=self._relative(tuple(self._failures)),
-            metrics=self._relative(tuple(self._metrics)),
-            outputs=self._relative(tuple(self._outputs)),
+            added=(*added, *([self._relative(tuple(own))] if (own := self._ledger.added) else [])),
+            rejects=self._relative(tuple(self._ledger.rejects)),
+            failures=self._relative(tuple(self._ledger.failures)),
+            metrics=self._relative(tuple(self._ledger.metrics)),
+            outputs=self._relative(tuple(self._ledger.outputs)),
             seconds=round(time.monotonic() - self.started, 3),
             **(self._spent(operator) if operator and operator.uses_model else {}),
         )
@@ -458,7 +417,7 @@ class Stage:
         column = identifier(f"{operator.step}_call")
         files: list[str] = []
         relations: dict[str, Table | str | pa.Table] = {"calls": calls_relation(self.run.calls, files)}
-        sources = {"kept_rows": self._files, "failed_rows": self._failures}
+        sources = {"kept_rows": self._ledger.files, "failed_rows": self._ledger.failures}
         relations |= {name: Table(tuple(listed), "parquet") for name, listed in sources.items() if listed}
         keys = " UNION ".join(f"SELECT {column} AS key FROM {name}" for name in sources if name in relations)
         with Query(relations, files=tuple(files)) as query:
@@ -481,11 +440,3 @@ class Stage:
         if self._query is not None:
             self._query.close()
             self._query = None
-
-
-def _is_of_a_value(error: QueryError) -> bool:
-    """Say whether a value made SQL fail, such as a cast of it, and not the statement."""
-    import duckdb
-
-    kinds = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
-    return isinstance(error.__cause__, kinds)

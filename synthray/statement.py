@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from synthray.errors import QueryError, RecipeError, near
 from synthray.lineage import IDENTITY, RESERVED, content_ids
 from synthray.metric import MEASUREMENT
-from synthray.query import Query, identifier
-from synthray.table import quoted
+from synthray.spelling import identifier, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from synthray.query import Query
 
 
 NOT_IN_RESULT = "not_in_result"

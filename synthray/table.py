@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray.errors import SourceError
+from synthray.spelling import identifier, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,11 +34,18 @@ class Table:
     """Files of one kind that are read as one table.
 
     A YAML file is a list of mappings, or a mapping of keys to lists, which becomes the columns `key` and
-    `value`, a row for each item.
+    `value`, a row for each item. `added` are groups of Parquet files of more columns, joined by row_id, so
+    that a stage which marks rows does not write them again; a column of a later group hides its namesake.
     """
 
     files: tuple[str, ...]
     kind: str
+    added: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files that reading it reads."""
+        return (*self.files, *(path for group in self.added for path in group))
 
     @classmethod
     def find(cls, where: str | Sequence[str], base: Path) -> Table:
@@ -54,9 +62,9 @@ class Table:
 
     def scan(self) -> str:
         """Return the SQL that reads the files (not for YAML)."""
-        files = "[" + ", ".join(quoted(path) for path in self.files) + "]"
+        files = _listed(self.files)
         if self.kind == "parquet":
-            return f"read_parquet({files}, union_by_name=true)"
+            return self._joined() if self.added else f"read_parquet({files}, union_by_name=true)"
         if self.kind == "csv":
             # Left to itself, DuckDB explains a broken line by another dialect, or takes '#' for a comment.
             dialect = (
@@ -64,6 +72,27 @@ class Table:
             )
             return f"read_csv({files}, {dialect}, {_SCAN}, header=true, strict_mode=true)"
         return f"read_json({files}, format='newline_delimited', records=true, {_SCAN})"
+
+    def _joined(self) -> str:
+        import pyarrow.parquet as pq
+
+        rows, *groups = (self.files, *self.added)
+        names = [pq.read_schema(group[0]).names for group in (rows, *groups)]
+        taken, shown = {"row_id"}, []
+        for number in reversed(range(len(names))):
+            hidden = taken & set(names[number]) if number else taken & set(names[0]) - {"row_id"}
+            excluded = (
+                f" EXCLUDE ({', '.join(identifier(name) for name in sorted(hidden))})" if hidden else ""
+            )
+            if len(hidden) < len(names[number]):
+                shown.append(f"t{number}.*{excluded}")
+            taken |= set(names[number])
+        joins = "".join(
+            f" LEFT JOIN read_parquet({_listed(group)}) t{number} ON t{number}.row_id = t0.row_id"
+            for number, group in enumerate(groups, start=1)
+        )
+        columns = ", ".join(reversed(shown))
+        return f"(SELECT {columns} FROM read_parquet({_listed(rows)}, union_by_name=true) t0{joins})"
 
     def relation(self) -> str | pa.Table:
         """Return what a Query shows as this table: SQL, or the rows themselves for YAML."""
@@ -87,7 +116,7 @@ class Table:
     def digest(self) -> str:
         """Return a digest of the files' content."""
         total = hashlib.blake2b(self.kind.encode(), digest_size=12)
-        for path in self.files:
+        for path in self.paths:
             with Path(path).open("rb") as file:
                 total.update(hashlib.file_digest(file, "blake2b").digest())
         return total.hexdigest()
@@ -112,9 +141,8 @@ class Table:
             raise SourceError(f"{self.files[0]}: the rows do not make columns: {error}") from None
 
 
-def quoted(text: str) -> str:
-    """Return `text` as a SQL string."""
-    return "'" + text.replace("'", "''") + "'"
+def _listed(files: Sequence[str]) -> str:
+    return "[" + ", ".join(quoted(path) for path in files) + "]"
 
 
 _SCAN = "union_by_name=true, sample_size=-1"

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from synthray.errors import QueryError
-from synthray.query import Query, identifier, shipped
+from synthray.query import Query, shipped
+from synthray.spelling import identifier
 from synthray.table import Table
 
 ROWS = [
@@ -478,8 +479,3 @@ def test_an_error_keeps_what_duckdb_raised_as_its_cause(query: Query) -> None:
     with pytest.raises(QueryError) as caught:
         query.rows("SELECT text::INTEGER FROM rows")
     assert type(caught.value.__cause__).__name__ == "ConversionException"
-
-
-@pytest.mark.parametrize("name", ["plain", 'say "hi"', "select", "a.b"])
-def test_an_identifier_comes_back_as_it_was(query: Query, name: str) -> None:
-    assert query.schema(f"SELECT 1 AS {identifier(name)}").names == [name]

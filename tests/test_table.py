@@ -7,7 +7,7 @@ import pytest
 
 from synthray.errors import QueryError, SourceError
 from synthray.query import Query
-from synthray.table import Table, quoted
+from synthray.table import Table
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -231,9 +231,3 @@ def test_a_digest_tells_where_one_file_ends(tmp_path: Path) -> None:
     write(tmp_path / "one", a_csv="n\n1\n", b_csv="2\n3\n")
     write(tmp_path / "two", a_csv="n\n1\n2\n", b_csv="3\n")
     assert Table.find("one", tmp_path).digest() != Table.find("two", tmp_path).digest()
-
-
-def test_a_quoted_text_comes_back_from_sql_as_it_was() -> None:
-    with Query({}) as query:
-        text = "it's '' so"
-        assert query.value(f"SELECT {quoted(text)}") == text

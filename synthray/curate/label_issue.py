@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from synthray.model import STUDENT
 from synthray.operator import Operator
 
 if TYPE_CHECKING:
-    from ray.data import Dataset
-
     from synthray.stage import Stage
     from synthray.table import Table
 
@@ -69,18 +66,17 @@ class LabelIssue(Operator):
         found = [self.out_of_fold(narrow, fold) for fold in range(self.folds)]
         return self.attach(table, self.marks(pa.concat_tables(found)))
 
-    def apply(self, dataset: Dataset | None, stage: Stage) -> Dataset:
+    def apply(self, stage: Stage) -> None:
         """Learn the folds in tasks from narrow files; cleanlab ranks over the probabilities."""
         import ray
 
-        assert dataset is not None
-        narrow = stage.narrow(dataset, self.folded, "folds")
+        columns = [name for name in ("row_id", "parent_id", self.text, self.label) if name in stage.columns]
+        narrow = stage.narrow(stage.dataset(columns), self.folded, stage.path / "folds")
         # A worker takes seconds to load scikit-learn, so no more of them than can work at once.
         workers = min(self.folds, max(1, int(ray.cluster_resources().get("CPU", 1))))
         shares = [range(first, self.folds, workers) for first in range(workers)]
         found = stage.tasks(_learn, [(self, narrow, share) for share in shares])
-        marks = self.marks(pa.concat_tables(found))
-        return stage.map_batches(dataset, functools.partial(self.attach, marks=marks))
+        stage.added(self.marks(pa.concat_tables(found)))
 
     def folded(self, table: pa.Table) -> pa.Table:
         """Return row_id, text, label and fold of the rows that have both."""

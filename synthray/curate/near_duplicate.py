@@ -18,8 +18,6 @@ from synthray.operator import Operator
 from synthray.query import SQL, Query, shipped
 
 if TYPE_CHECKING:
-    from ray.data import Dataset
-
     from synthray.stage import Stage
 
 _WORD = re.compile(r"\w+")
@@ -67,12 +65,12 @@ class NearDuplicate(Operator):
         """Mark the rows of a whole table."""
         return self.attach(table, self.marks({"signatures": self.signatures(table)}))
 
-    def apply(self, dataset: Dataset | None, stage: Stage) -> Dataset:
+    def apply(self, stage: Stage) -> None:
         """Sign in a map pass, pair over the narrow signatures, mark in a second pass."""
-        assert dataset is not None
-        signed = stage.narrow(dataset, self.signatures, "signatures")
-        marks = self.marks({"signatures": signed})
-        return stage.map_batches(dataset, functools.partial(self.attach, marks=marks))
+        signed = stage.narrow(
+            stage.dataset(["row_id", self.text]), self.signatures, stage.path / "signatures"
+        )
+        stage.added(self.marks({"signatures": signed}))
 
     def signatures(self, table: pa.Table) -> pa.Table:
         """Return row_id, the band hashes and the hashed word runs of each text that has words."""

@@ -14,7 +14,8 @@ from annotated_types import Ge, Le
 
 from synthray.metric import measurements
 from synthray.operator import Measure
-from synthray.query import SQL, Query, identifier, shipped
+from synthray.query import SQL, Query, shipped
+from synthray.spelling import identifier
 
 if TYPE_CHECKING:
     import pyarrow as pa

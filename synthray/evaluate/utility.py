@@ -14,7 +14,8 @@ from synthray.lineage import uniform
 from synthray.metric import measurements
 from synthray.model import STUDENT
 from synthray.operator import Measure
-from synthray.query import Query, identifier
+from synthray.query import Query
+from synthray.spelling import identifier
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +66,7 @@ class Utility(Measure):
                 raise InputError(f"the table {self.test!r} has no column {name!r}{near(name, schema.names)}")
         self.require_text(schema, self.text, self.label)
 
-    def apply(self, dataset: object, stage: Stage) -> None:
+    def apply(self, stage: Stage) -> None:
         """Learn in a task: the training texts never come to the driver."""
         given = (self, stage.input, self.context.tables[self.test])
         stage.measured(stage.tasks(_learn, [given])[0])

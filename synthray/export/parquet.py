@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from synthray.errors import InputError
 from synthray.lineage import connected, uniform
 from synthray.operator import Makes, Operator
-from synthray.query import identifier
+from synthray.spelling import identifier
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,7 +54,7 @@ class Parquet(Operator):
             if not name.replace("_", "").isalnum() or not name.isascii():
                 raise InputError(f"split {name!r}: a name has letters, digits and _ only")
 
-    def apply(self, dataset: object, stage: Stage) -> None:
+    def apply(self, stage: Stage) -> None:
         """Write beside the old dataset, then put the new one in its place."""
         part, final = stage.run.root / ".dataset.part", stage.run.root / "dataset"
         _remove(part)

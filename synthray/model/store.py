@@ -25,7 +25,7 @@ from synthray.model.language import Choice, Response
 from synthray.model.mirror import mirror_of
 from synthray.model.price import NANO, NOTHING, Amount
 from synthray.query import Query
-from synthray.table import quoted
+from synthray.spelling import quoted
 
 if TYPE_CHECKING:
     import numpy as np

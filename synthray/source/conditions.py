@@ -87,7 +87,7 @@ class Conditions(Operator):
         columns += [pa.array(drawn[name], kinds[name]) for name in drawn]
         return pa.table(columns, schema=self.schema(pa.schema([])))
 
-    def apply(self, dataset: Dataset | None, stage: Stage) -> Dataset:
+    def apply(self, stage: Stage) -> Dataset:
         """Draw in parallel; each row needs only its index."""
         return stage.map(stage.range(self.rows), self)
 

@@ -82,7 +82,7 @@ class Table(Operator):
         """Return the files that are read."""
         return tuple(Path(path) for path in self.given().files) if self.path else ()
 
-    def apply(self, dataset: object, stage: Stage) -> None:
+    def apply(self, stage: Stage) -> None:
         """Let DuckDB read the files and number equal rows."""
         with Query({"given": self.given()}, writable=stage.path) as query:
             path = stage.path / "rows.parquet"
