@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray.lineage import ordered
@@ -30,7 +31,7 @@ def operator_parts(operator: Operator, when: str | None, digests: Mapping[str, s
         type(operator).__module__,
         ordered(operator.settings()),
         _source_digest(type(operator)),
-        [hashlib.blake2b(path.read_bytes()).hexdigest() for path in operator.files()],
+        [_file_digest(path) for path in operator.files()],
         _of(named, digests),
         context.language.identity() if operator.uses_model and context.language else None,
         ordered(vars(context.task)),
@@ -43,7 +44,7 @@ def artifact_parts(operator: Operator, when: str | None, parts: Any) -> list[Any
     return [
         type(operator).__module__,
         _source_digest(type(operator)),
-        [hashlib.blake2b(path.read_bytes()).hexdigest() for path in operator.files()],
+        [_file_digest(path) for path in operator.files()],
         (when, ordered(parts)),
     ]
 
@@ -68,3 +69,8 @@ def _source_digest(kind: type[Operator]) -> str:
 
         source = ray.cloudpickle.dumps(kind)
     return hashlib.blake2b(source).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()

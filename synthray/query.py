@@ -244,6 +244,17 @@ class Query:
                 raise QueryError(f"must be one value for each row, but is {sql}")
         return self.settled(statement).removeprefix("SELECT ").rpartition(" AS ")[0]
 
+    def ordering(self, sql: str, relation: str = "rows") -> str:
+        """Return an expression: each row's place in the order `sql` (what ORDER BY takes), then row_id."""
+        if not sql.strip():
+            return self.ordering("row_id", relation)
+        place = f"row_number() OVER (ORDER BY {sql}\n)"
+        self.bind(place, relation)
+        settled = self.expression(place, relation)
+        if not settled.startswith("row_number() OVER (ORDER BY "):
+            raise QueryError(f"must be what ORDER BY takes, such as score DESC, but is {sql}")
+        return settled
+
     def references(self, expression: str) -> list[tuple[str, ...]]:
         """Return the dotted column names in an expression, each once."""
         tree = self._one_select(f"SELECT ({expression}\n)")

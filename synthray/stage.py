@@ -78,6 +78,11 @@ class Stage:
         return self.before.rows_kept if self.before else 0
 
     @property
+    def rows_per_block(self) -> int:
+        """How many rows go into a block."""
+        return ROWS_PER_BLOCK
+
+    @property
     def columns(self) -> list[str]:
         """The columns of the rows that come in."""
         names: list[str] = self.query.schema("SELECT * FROM rows").names
@@ -376,13 +381,13 @@ class Stage:
         import pyarrow as pa
 
         nothing = pa.table({"row_id": pa.array([], pa.string()), "parent_id": pa.array([], pa.string())})
-        return {
-            "before": self.run.table(self.before) if self.before else nothing,
-            "kept_rows": Table(tuple(self._ledger.files), "parquet") if self._ledger.files else nothing,
-            "failed_rows": Table(tuple(self._ledger.failures), "parquet")
-            if self._ledger.failures
-            else nothing,
+        listed = {
+            "before": self.run.paths(self.before.files) if self.before else (),
+            "kept_rows": self._ledger.files,
+            "failed_rows": self._ledger.failures,
+            "marked": self._ledger.added,
         }
+        return {name: Table(tuple(files), "parquet") if files else nothing for name, files in listed.items()}
 
     def _commit(
         self,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from synthray.curate.near_duplicate import NearDuplicate, band_width, shingles
+from synthray.curate.near_duplicate import NearDuplicate
 from synthray.errors import InputError
 from synthray.operator import Context
 
@@ -174,15 +174,6 @@ def test_where_there_are_no_two_rows_there_is_no_mark(size: int) -> None:
     assert [out.schema.field(name).type for name in MARKS] == [pa.string(), pa.float64(), pa.string()]
 
 
-def test_signatures_of_parts_make_the_marks_of_the_whole() -> None:
-    texts = edited(random.Random(8), 60)
-    operator = NearDuplicate(text="text", threshold=0.6)
-    whole = table(texts)
-    parts = [operator.signatures(whole.slice(start, 13)) for start in range(0, 60, 13)]
-    marks = operator.marks({"signatures": pa.concat_tables(reversed(parts))})
-    assert operator.attach(whole, marks) == operator(whole)
-
-
 def test_a_prefix_stands_before_the_marks() -> None:
     operator = NearDuplicate(text="text", context=Context(prefix="again_"))
     assert operator(table({"a": "x"})).column_names == [
@@ -190,17 +181,6 @@ def test_a_prefix_stands_before_the_marks() -> None:
         "text",
         *(f"again_{name}" for name in MARKS),
     ]
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95])
-@pytest.mark.parametrize("permutations", [64, 128, 256])
-def test_a_band_is_the_widest_that_misses_one_pair_in_a_thousand(threshold: float, permutations: int) -> None:
-    def missed(width: int) -> float:
-        return (1 - threshold**width) ** (permutations // width)
-
-    width = band_width(threshold, permutations)
-    assert missed(width) <= 0.001
-    assert all(missed(wider) > 0.001 for wider in range(width + 1, permutations + 1))
 
 
 def test_pairs_at_the_threshold_are_found_nearly_always() -> None:
@@ -220,11 +200,6 @@ def test_pairs_at_the_threshold_are_found_nearly_always() -> None:
 def test_a_column_of_numbers_is_refused() -> None:
     with pytest.raises(InputError, match="column 'n' must hold text, but is int64"):
         NearDuplicate(text="n").check(pa.schema([("n", pa.int64())]))
-
-
-def test_runs_of_words_are_each_there_once() -> None:
-    assert shingles("A b, a B a b c", 2) == [b"a b", b"b a", b"b c"]
-    assert shingles("one two", 3) == [b"one two"]
 
 
 @pytest.mark.skipif(not os.environ.get("SYNTHRAY_DATA"), reason="SYNTHRAY_DATA names no folder of real data")
