@@ -37,6 +37,17 @@ def start(cores: int | None = None) -> None:
     context.use_datasource_v2 = False
 
 
+def nodes() -> int:
+    """Return how many machines work; one where no cluster is to be joined."""
+    import ray
+
+    if not ray.is_initialized():
+        if not os.environ.get("RAY_ADDRESS"):
+            return 1  # what needs no Ray does not start it
+        start()
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def _join_or_start(cores: int) -> None:
     import ray
 

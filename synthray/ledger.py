@@ -30,7 +30,7 @@ class Ledger:
     def write(self, query: Query, sql: str, name: str, listed: list[str]) -> int:
         """Write the answer of a SELECT and list it when it has rows; return their number."""
         path = self.path / f"{name}.parquet"
-        written = query.write(sql, path)
+        written = query.write(sql, path, ids=listed is self.rejects)
         if written:
             listed.append(str(path))
         return written

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
+import tempfile
+import threading
+import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from synthray.errors import QueryError
+from synthray.errors import InputError, QueryError
 from synthray.spelling import identifier, quoted
 from synthray.table import Table
 
@@ -52,11 +57,22 @@ MULTIPLIES = frozenset({"unnest", "generate_subscripts", "regexp_split_to_table"
 """Functions that make several rows of one."""
 
 
+MEMORY_MB = "SYNTHRAY_SQL_MEMORY_MB"
+TIMEOUT_S = "SYNTHRAY_SQL_TIMEOUT_S"
+_DEFAULTS = {MEMORY_MB: 1024, TIMEOUT_S: 3600}
+"""What a connection may hold in memory before it spills to disk, and how long one statement may run. They
+are the machine's matter and no recipe's, so that environment variables set them."""
+
+
+_IDS = "COMPRESSION uncompressed, PARQUET_VERSION V2, DICTIONARY_SIZE_LIMIT 1000"
+
+
 class Query:
     """A locked DuckDB connection over `relations`: name -> Arrow table, Table or a SELECT over files.
 
     External access is off and the configuration locked before any statement of a recipe is seen; files of
-    `relations` and the folder `writable` are all that can be reached. Use it in one thread.
+    `relations` and the folder `writable` are all that can be reached. Memory and time are bounded (MEMORY_MB,
+    TIMEOUT_S). Use it in one thread.
     """
 
     def __init__(
@@ -71,8 +87,7 @@ class Query:
         import duckdb
 
         config = {"autoinstall_known_extensions": "false"}
-        if memory_mb:
-            config["memory_limit"] = f"{memory_mb}MiB"
+        config["memory_limit"] = f"{memory_mb or limit(MEMORY_MB)}MiB"
         self._connection = duckdb.connect(config=config)
         try:
             self._define(relations, seed)
@@ -117,7 +132,10 @@ class Query:
         run = self._connection.execute
         if writable:
             run(f"SET allowed_directories = [{quoted(f'{writable}/')}]").fetchall()
-            run(f"SET temp_directory = {quoted(str(writable / 'spill'))}").fetchall()
+        spill = (
+            writable / "spill" if writable else Path(tempfile.gettempdir()) / f"synthray-{uuid.uuid4().hex}"
+        )
+        run(f"SET temp_directory = {quoted(str(spill))}").fetchall()
         listed = ", ".join(quoted(path) for path in paths)
         run(f"SET allowed_paths = [{listed}]").fetchall()
         run("SET enable_external_access = false").fetchall()
@@ -135,13 +153,9 @@ class Query:
 
     def arrow(self, sql: str) -> pa.Table:
         """Return the answer to one SELECT."""
-        import duckdb
-
         self._one_select(sql)
-        try:
+        with self._bounded():
             return self._connection.sql(sql).to_arrow_table()
-        except duckdb.Error as error:
-            raise _translated(error) from error
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the answer to one SELECT as tuples."""
@@ -161,23 +175,51 @@ class Query:
         except duckdb.Error as error:
             raise _translated(error) from error
 
-    def write(self, sql: str, path: Path, *, group_rows: int | None = None, **metadata: str) -> int:
-        """Write the answer to a Parquet file, out of core; return its number of rows."""
-        import duckdb
+    def write(
+        self,
+        sql: str,
+        path: Path,
+        *,
+        group_rows: int | None = None,
+        ids: bool = False,
+        **metadata: str,
+    ) -> int:
+        """Write the answer to a Parquet file, out of core; return its number of rows.
 
-        options = ["FORMAT parquet", "COMPRESSION zstd"]
+        `ids` says that it is little but row_ids, of which no two are equal: to look for what repeats would
+        take longer than to find them.
+        """
+        options = ["FORMAT parquet", _IDS if ids else "COMPRESSION zstd"]
         if group_rows:
             options.append(f"ROW_GROUP_SIZE {group_rows}")
         if metadata:
             held = ", ".join(f"{name}: {quoted(value)}" for name, value in metadata.items())
             options.append(f"KV_METADATA {{{held}}}")
-        try:
+        with self._bounded():
             copied = self._connection.execute(
                 f"COPY ({sql}) TO {quoted(str(path))} ({', '.join(options)})"
             ).fetchall()
+        return int(copied[0][0])
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Interrupt what runs for ever, and say of an error what it means."""
+        import duckdb
+
+        seconds = limit(TIMEOUT_S)
+        timer = threading.Timer(seconds, self._connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except duckdb.InterruptException as error:
+            raise QueryError(
+                f"a statement ran for longer than {seconds} s and was ended; set {TIMEOUT_S} to allow more"
+            ) from error
         except duckdb.Error as error:
             raise _translated(error) from error
-        return int(copied[0][0])
+        finally:
+            timer.cancel()
 
     def schema(self, sql: str) -> pa.Schema:
         """Return the columns that a SELECT answers, binding it without running it."""
@@ -197,6 +239,8 @@ class Query:
         tree = self._one_select(sql)
         for node in _nodes(tree):
             self._refuse_volatile(node)
+            if node.get("type") == "RECURSIVE_CTE_NODE":
+                raise QueryError("WITH RECURSIVE is refused, since it may never end; a `repeat` is bounded")
             _add_order(node)
         return str(
             self._connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[
@@ -261,6 +305,20 @@ class Query:
         found = [tuple(n["column_names"]) for n in _nodes(tree) if n.get("class") == "COLUMN_REF"]
         return list(dict.fromkeys(found))
 
+    def partitions(self, sql: str) -> list[frozenset[str]] | None:
+        """Return for each window of a SELECT the plain columns that it is partitioned by, in lower case.
+
+        None where the answer for a row may depend on other rows in another way.
+        """
+        found = []
+        for node in _nodes(self._one_select(sql)):
+            if node.get("class") == "SUBQUERY":
+                return None
+            if node.get("class") == "WINDOW":
+                names = [part.get("column_names", []) for part in node["partitions"]]
+                found.append(frozenset(name[-1].lower() for name in names if name))
+        return found
+
     def _one_select(self, sql: str) -> dict[str, Any]:
         import duckdb
 
@@ -302,6 +360,14 @@ class Query:
 def shipped(path: str) -> str:
     """Return the text of a shipped SQL file, such as 'views/rows.sql'."""
     return (SQL / path).read_text(encoding="utf-8")
+
+
+def limit(name: str) -> int:
+    """Return MEMORY_MB or TIMEOUT_S as it is set for this process."""
+    held = os.environ.get(name, "").strip()
+    if held and not (held.isdigit() and int(held)):
+        raise InputError(f"{name} must be a whole number above 0, but is {held!r}")
+    return int(held or _DEFAULTS[name])
 
 
 @functools.cache
@@ -383,6 +449,11 @@ _NO_ROW_ID = (
 
 def _translated(error: Exception) -> QueryError:
     text = str(error).strip()
+    if text.startswith("Out of Memory Error"):
+        text = (
+            f"the statement needs more memory than {MEMORY_MB} allows ({limit(MEMORY_MB)} MiB), beside what "
+            f"can be put on disk; set it higher, or take the statement apart ({text.splitlines()[0]})"
+        )
     if any(part in text for part in _NO_ROW_ID):
         text += "\nThe answer depends on the order of rows, so row_id must be there to sort by."
     return QueryError(text)

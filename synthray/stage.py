@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray import cluster
+from synthray import cluster, division
 from synthray.account import CHILDLESS, account, require_unique
 from synthray.block import Guarded, Sink, Write, cause, checked, guarded_task
 from synthray.chain import FIRST, Chain, of_a_value
@@ -189,7 +189,7 @@ class Stage:
         import ray
         import ray.exceptions
 
-        task = ray.remote(max_retries=2)(guarded_task)
+        task = ray.remote(max_retries=2, scheduling_strategy="SPREAD")(guarded_task)
         try:
             return list(ray.get([task.remote(self.path, function, *given) for given in arguments]))
         except ray.exceptions.RayError as error:
@@ -276,6 +276,29 @@ class Stage:
 
     def _chain(self, statements: list[Statement], why: QueryError | None) -> list[StepCount]:
         self._query = self._connect({FIRST: self.input})
+        together = (
+            division.keys(statements, self._query) if self.rows_in >= division.ROWS and not why else None
+        )
+        if together is not None and (nodes := cluster.nodes()) > 1:
+            shares = self.tasks(
+                division.share,
+                [
+                    (
+                        statements,
+                        self.input,
+                        together,
+                        number,
+                        nodes,
+                        self.path / f"share-{number}",
+                        self.seed,
+                    )
+                    for number in range(nodes)
+                ],
+            )
+            if all(shares):
+                return division.joined(shares, self._ledger)
+            self._again()
+            self._query = self._connect({FIRST: self.input})
         return Chain(statements, self._query, self._ledger, why).run(self.rows_in)
 
     def _again(self) -> None:
