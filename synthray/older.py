@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-from synthray.errors import InputError, RunError, SourceError, near
-from synthray.lineage import content_ids
+from synthray.duplicate import SOURCES
+from synthray.duplicate.index import Index
+from synthray.errors import InputError, QueryError, RunError, SourceError, near
+from synthray.lineage import content_ids, digest
+from synthray.operator import Operator
 from synthray.query import Query
 from synthray.run import Run
 from synthray.spelling import identifier
 from synthray.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from synthray.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,98 @@ class Older:
             return query.write(
                 f"SELECT row_id, {identifier(column)} FROM ({rows})", path, group_rows=group_rows
             )
+
+
+@dataclass(frozen=True)
+class MarksDuplicates(Operator):
+    """Base of operators that mark duplicates, of rows that come before in an order and of older data.
+
+    Of rows that are alike the first in the order of `prefer` (such as "score DESC"), then row_id, is kept.
+    The older data of `against` (runs, named tables, files) stand before all rows. What is made of their texts
+    is kept in the folder `index`, which grows by what is new in them; without one it is kept in the run.
+    """
+
+    text: str
+    prefer: str = field(default="", kw_only=True)
+    against: Sequence[str] = field(default=(), kw_only=True)
+    index: str | None = field(default=None, kw_only=True)
+    base: str = field(default=".", kw_only=True)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text,)
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The named tables among the older data."""
+        known = {*self.context.schemas, *self.context.tables}
+        return tuple(name for name in self.against if name in known)
+
+    @property
+    def cut(self) -> Mapping[str, Any]:
+        """What decides what is made of a text: an index holds for one such."""
+        raise TypeError(f"{type(self).__name__} defines no cut")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the marks; where the index lies does not, nor where older files do."""
+        return {name: value for name, value in super().settings().items() if name not in ("index", "base")}
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the sources of what it stands on, and the older files."""
+        named = [name for name in self.against if name not in self.table_names]
+        older = Older.find(named, {}, Path(self.base))
+        return (*SOURCES, *(Path(path) for one in older for path in one.table.paths))
+
+    def check(self, before: pa.Schema) -> None:
+        """Raise an InputError when text, `prefer`, older data or index are not what they must be."""
+        self.require_text(before, self.text)
+        with Query({"rows": before.empty_table()}) as query:
+            try:
+                query.ordering(self.prefer)
+            except QueryError as error:
+                raise InputError(f"prefer: {error}") from None
+        if self.index and not self.against:
+            raise InputError("index is where what older data have is kept; name that data by against")
+        if self.index:
+            Index(Path(self.base) / self.index, self.cut).check()
+        made = [name for name in self.table_names if name not in self.context.tables]
+        for name in made:
+            self.require_text(self.context.schemas[name], self.text)
+        for one in self.older([name for name in self.against if name not in made]):
+            one.check(self.text)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Mark the rows of a whole table; older data take a run."""
+        if self.against:
+            raise InputError("against needs a run: what is made of older data is kept in its folder")
+        return self.attach(table, self.marks_of(table))
+
+    def marks_of(self, table: pa.Table) -> pa.Table:
+        """Return row_id and the marks of a whole table's rows."""
+        raise TypeError(f"{type(self).__name__} defines no marks_of")
+
+    def older(self, names: Sequence[str]) -> list[Older]:
+        """Return the older data of these names."""
+        return Older.find(names, self.context.tables, Path(self.base))
+
+    def segments(
+        self, stage: Stage, function: Callable[[pa.Table], pa.Table], kind: str
+    ) -> list[tuple[str, ...]]:
+        """Return for each of the older data the files of what `function` makes of row_id and text."""
+
+        def make(one: Older, folder: Path) -> None:
+            path = stage.path / "older.parquet"
+            rows = one.write(self.text, path, stage.path, stage.rows_per_block)
+            stage.narrow(stage.read((str(path),), rows), function, folder, kind)
+            path.unlink()
+
+        own = stage.run.root / "artifacts" / f"older-{digest(self.cut)}"
+        index = Index(Path(self.base) / self.index if self.index else own, self.cut)
+        return [
+            index.segment(digest(one.table.digest(), self.text), functools.partial(make, one))
+            for one in self.older(self.against)
+        ]
 
 
 def _found(name: str, tables: Mapping[str, Table], base: Path) -> Table:

@@ -24,7 +24,7 @@ from synthray.lineage import digest
 from synthray.operator import Context, Measure, Operator
 from synthray.progress import Progress
 from synthray.query import Query
-from synthray.run import FORMAT, Run, StageRecord, versions
+from synthray.run import FORMAT, RELATIONS, Run, StageRecord, versions
 from synthray.stage import Stage
 from synthray.statement import NOT_IN_RESULT, Select, Statement, Union, Where, one_case, require_table
 from synthray.table import Table
@@ -175,6 +175,10 @@ class Pipeline:
     def _table_schemas(self) -> dict[str, pa.Schema]:
         schemas = {}
         for name, table in self.tables.items():
+            if name.lower() in RELATIONS:
+                raise RecipeError(
+                    f"table {name!r}: the name is one of those that a run has itself; choose another"
+                )
             if isinstance(table, Pipeline):
                 schemas[name] = table.of(name).check()[-1].after
                 continue
