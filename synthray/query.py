@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from synthray.errors import InputError, QueryError
 from synthray.spelling import identifier, quoted
+from synthray.syntax import MULTIPLIES, check_queries, nodes, settle
 from synthray.table import Table
 
 if TYPE_CHECKING:
@@ -23,39 +23,6 @@ if TYPE_CHECKING:
 
 SQL = Path(__file__).parent / "sql"
 """The shipped SQL: views over a run, metrics and filters."""
-
-CLOCK = frozenset({"current_timestamp", "current_date", "current_time", "localtime", "localtimestamp"})
-HIDDEN = frozenset(
-    {
-        *("ago", "current_localtime", "current_localtimestamp", "pg_conf_load_time"),
-        *("pg_postmaster_start_time", "reservoir_quantile"),
-        *("query", "query_table", "json_execute_serialized_sql"),
-    }
-)
-"""What reads the clock, draws lots or runs other SQL, though DuckDB does not say so."""
-
-ORDERED = frozenset(
-    {
-        *("first", "last", "any_value", "arbitrary", "list", "array_agg"),
-        *("string_agg", "group_concat", "listagg", "mode", "approx_quantile", "approx_top_k"),
-        *("arg_max", "arg_min", "arg_max_null", "arg_min_null", "arg_max_nulls_last", "arg_min_nulls_last"),
-        *("argmax", "argmin", "max_by", "min_by"),
-    }
-)
-"""Aggregates whose answer depends on the order of their input."""
-
-_UNORDERED = {"json_group_array": "to_json(list(x))", "variant_group_array": "list(x)"}
-"""Macros over an ordered aggregate that take no ORDER BY, and what does."""
-
-POSITIONAL = frozenset(f"WINDOW_{name}" for name in ("ROW_NUMBER", "NTILE", "LEAD", "LAG"))
-"""Windows whose answer tells apart rows that their ORDER BY holds equal; rank() does not."""
-
-CHOSEN = frozenset(f"WINDOW_{name}" for name in ("FIRST_VALUE", "LAST_VALUE", "NTH_VALUE"))
-"""Windows that choose a row of their frame."""
-
-MULTIPLIES = frozenset({"unnest", "generate_subscripts", "regexp_split_to_table"})
-"""Functions that make several rows of one."""
-
 
 MEMORY_MB = "SYNTHRAY_SQL_MEMORY_MB"
 TIMEOUT_S = "SYNTHRAY_SQL_TIMEOUT_S"
@@ -138,6 +105,7 @@ class Query:
         run(f"SET temp_directory = {quoted(str(spill))}").fetchall()
         listed = ", ".join(quoted(path) for path in paths)
         run(f"SET allowed_paths = [{listed}]").fetchall()
+        run("SET TimeZone = 'UTC'").fetchall()
         run("SET enable_external_access = false").fetchall()
         run("SET lock_configuration = true").fetchall()
 
@@ -227,8 +195,8 @@ class Query:
 
     def named(self, sql: str) -> set[str]:
         """Return the relations that a statement names, in lower case: to SQL the cases are one."""
-        nodes = _nodes(self._one_select(sql))
-        return {node["table_name"].lower() for node in nodes if node.get("type") == "BASE_TABLE"}
+        found = nodes(self._one_select(sql))
+        return {node["table_name"].lower() for node in found if node.get("type") == "BASE_TABLE"}
 
     def settled(self, sql: str) -> str:
         """Return `sql` so that one input has one answer: row_id becomes the last sort key.
@@ -237,11 +205,7 @@ class Query:
         random(), now() and their like, and for samples.
         """
         tree = self._one_select(sql)
-        for node in _nodes(tree):
-            self._refuse_volatile(node)
-            if node.get("type") == "RECURSIVE_CTE_NODE":
-                raise QueryError("WITH RECURSIVE is refused, since it may never end; a `repeat` is bounded")
-            _add_order(node)
+        settle(tree)
         return str(
             self._connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[
                 0
@@ -283,7 +247,7 @@ class Query:
         )
         if not plain or not sql.strip():
             raise QueryError(f"must be one SQL expression: {sql}")
-        for part in _nodes(node["select_list"], subqueries=False):
+        for part in nodes(node["select_list"], subqueries=False):
             if part.get("class") == "STAR" or str(part.get("function_name")).lower() in MULTIPLIES:
                 raise QueryError(f"must be one value for each row, but is {sql}")
         return self.settled(statement).removeprefix("SELECT ").rpartition(" AS ")[0]
@@ -302,7 +266,7 @@ class Query:
     def references(self, expression: str) -> list[tuple[str, ...]]:
         """Return the dotted column names in an expression, each once."""
         tree = self._one_select(f"SELECT ({expression}\n)")
-        found = [tuple(n["column_names"]) for n in _nodes(tree) if n.get("class") == "COLUMN_REF"]
+        found = [tuple(n["column_names"]) for n in nodes(tree) if n.get("class") == "COLUMN_REF"]
         return list(dict.fromkeys(found))
 
     def partitions(self, sql: str) -> list[frozenset[str]] | None:
@@ -311,7 +275,7 @@ class Query:
         None where the answer for a row may depend on other rows in another way.
         """
         found = []
-        for node in _nodes(self._one_select(sql)):
+        for node in nodes(self._one_select(sql)):
             if node.get("class") == "SUBQUERY":
                 return None
             if node.get("class") == "WINDOW":
@@ -333,28 +297,8 @@ class Query:
         tree: dict[str, Any] = json.loads(answer[0][0])
         if tree["error"]:
             raise QueryError(f"must be one SELECT: {tree['error_message']}")
+        check_queries(tree)
         return tree
-
-    def _refuse_volatile(self, node: dict[str, Any]) -> None:
-        found = ""
-        if node.get("class") == "FUNCTION":
-            name = node["function_name"].lower()
-            # age(x) is measured from today, age(x, y) is not.
-            if name in _volatile_functions() or (name == "age" and len(node["arguments"]) == 1):
-                found = f"{name}()"
-            if name in _UNORDERED:
-                raise QueryError(f"{name}() takes rows in any order; use {_UNORDERED[name]}")
-        if node.get("class") == "COLUMN_REF" and node["column_names"][-1].lower() in CLOCK:
-            found = node["column_names"][-1]
-        if found:
-            raise QueryError(
-                f"{found} is refused, since its answer changes from run to run; "
-                "chance(row_id, 'tag') is a seeded number in [0, 1)"
-            )
-        if node.get("ref_type") == "POSITIONAL":
-            raise QueryError("a positional join is refused, since rows have no positions; join by row_id")
-        if node.get("sample"):
-            raise QueryError("a sample is refused; use: WHERE chance(row_id, 'tag') < 0.1")
 
 
 def shipped(path: str) -> str:
@@ -368,76 +312,6 @@ def limit(name: str) -> int:
     if held and not (held.isdigit() and int(held)):
         raise InputError(f"{name} must be a whole number above 0, but is {held!r}")
     return int(held or _DEFAULTS[name])
-
-
-@functools.cache
-def _volatile_functions() -> frozenset[str]:
-    import duckdb
-
-    with duckdb.connect() as connection:
-        answer = connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() "
-            "WHERE stability <> 'CONSISTENT' AND function_name NOT IN ('error', 'getvariable')"
-        ).fetchall()
-    return HIDDEN | {str(row[0]) for row in answer}
-
-
-def _nodes(tree: Any, *, subqueries: bool = True) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-        if not subqueries and tree.get("class") == "SUBQUERY":
-            tree = tree["child"]
-    if isinstance(tree, dict):
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for part in tree:
-            yield from _nodes(part, subqueries=subqueries)
-
-
-def _add_order(node: dict[str, Any]) -> None:
-    if node.get("class") == "WINDOW":
-        if node["type"] in CHOSEN or node["function_name"].lower() in ORDERED:
-            # Not into OVER (...), where a sort key would also narrow the frame that the function is over.
-            node["arg_orders"] = node["arg_orders"] or list(node["orders"])
-            _append_key(node["arg_orders"])
-        if node["type"] in POSITIONAL or "ROWS" in f"{node['start']}_{node['end']}".split("_"):
-            _append_key(node["orders"])
-    elif node.get("class") == "FUNCTION" and node["function_name"].lower() in ORDERED:
-        orders = node["order_bys"]["orders"]
-        if not node["distinct"]:
-            _append_key(orders)
-        elif not orders:
-            # The values are all that is left to sort by.
-            orders.append(_key(node["arguments"][0]["expression"]))
-    elif node.get("type") in ("SELECT_NODE", "SET_OPERATION_NODE"):
-        kinds = {modifier["type"] for modifier in node["modifiers"]}
-        if kinds & {"LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"}:
-            _order_modifier(node)
-
-
-def _order_modifier(node: dict[str, Any]) -> None:
-    distinct_on = any(modifier.get("distinct_on_targets") for modifier in node["modifiers"])
-    limit = any(modifier["type"].startswith("LIMIT") for modifier in node["modifiers"])
-    if not (limit or distinct_on):
-        return
-    for modifier in node["modifiers"]:
-        if modifier["type"] == "ORDER_MODIFIER":
-            _append_key(modifier["orders"])
-            return
-    node["modifiers"].insert(0, {"type": "ORDER_MODIFIER", "orders": [_KEY]})
-
-
-def _key(expression: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "ORDER_DEFAULT", "null_order": "ORDER_DEFAULT", "expression": expression}
-
-
-_KEY = _key({"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": ["row_id"]})
-
-
-def _append_key(orders: list[dict[str, Any]]) -> None:
-    last = orders[-1]["expression"].get("column_names", []) if orders else []
-    if last[-1:] != ["row_id"]:
-        orders.append(_KEY)
 
 
 _NO_ROW_ID = (
