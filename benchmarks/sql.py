@@ -1,7 +1,7 @@
 """SQL steps over a run's rows, against DuckDB's own COPY in the same process.
 
-    uv run python benchmarks/sql.py              # all of it, about 2 minutes on two cores
-    uv run python benchmarks/sql.py where --rows 5000000
+uv run python benchmarks/sql.py              # all of it, about 2 minutes on two cores
+uv run python benchmarks/sql.py where --rows 5000000
 """
 
 from __future__ import annotations

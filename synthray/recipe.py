@@ -22,7 +22,7 @@ from synthray.table import Table
 from synthray.task import Task
 
 SHIPPED = Path(__file__).parent / "recipes"
-LANGUAGES = ("embedded", "fake", "openai")
+LANGUAGES = ("embedded", "embedding", "fake", "openai")
 _KEYS = (
     "name",
     "seed",

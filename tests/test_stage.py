@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import operators
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray.cloudpickle
 from operators import Doubles, Fails, Folds, Forgets, Loses, Orphans, Splits, Upper
 
 from synthray.errors import ConservationError, RunFailed
+from synthray.operator import Operator
 from synthray.pipeline import Pipeline, Step
 from synthray.run import Run
 from synthray.source.table import Table
@@ -20,10 +25,11 @@ from synthray.statement import Derive, Select, Statement, Union, Where
 from synthray.table import Table as Files
 
 if TYPE_CHECKING:
-    from synthray.operator import Operator
+    from synthray.stage import Stage
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 ray.cloudpickle.register_pickle_by_value(operators)
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 TEXTS = ["alpha beta", "gamma", "", "avocado pear fig", "delta", "alpha beta"]
 
@@ -181,3 +187,170 @@ def test_a_union_makes_rows_with_ids_of_their_content(run: Callable[..., Run], t
     done = run(Union("extra"), tables={"extra": Files.find(str(extra), tmp_path)})
     assert counts(done, "union") == {"in": 6, "made": 2, "kept": 8}
     assert done.sql("SELECT count(DISTINCT row_id) AS n FROM dataset").to_pylist() == [{"n": 8}]
+
+
+# Columns beside the rows.
+
+
+@dataclass(frozen=True)
+class Marks(Operator):
+    """Add `mark` beside the rows: the text in upper case, where there is one. `wrong` says what it does wrong."""
+
+    text: str = "text"
+    wrong: str = ""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    def adds(self) -> Mapping[str, pa.DataType]:
+        return {"mark": pa.string()}
+
+    def _upper(self, table: pa.Table) -> pa.Table:
+        assert table.column_names == ["row_id", self.text], "it sees the columns that it asked for alone"
+        if self.wrong == "breaks":
+            raise ValueError("no such letter")
+        return pa.table({"row_id": table["row_id"], "mark": pc.utf8_upper(table[self.text])})
+
+    def apply(self, stage: Stage) -> None:
+        rows = stage.dataset(["row_id", self.text])
+        made = stage.narrow(rows, self._upper, stage.path / "narrow", "arrow")
+        assert made.kind == "arrow"
+        marks = pa.concat_tables(pa.ipc.open_file(path).read_all() for path in made.files)
+        marks = marks.filter(pc.greater(pc.utf8_length(marks["mark"]), 0))
+        if self.wrong == "strange":
+            marks = pa.concat_tables([marks, pa.table({"row_id": ["stranger"], "mark": ["X"]})])
+        elif self.wrong == "twice":
+            marks = pa.concat_tables([marks, marks.slice(0, 1)])
+        stage.added(marks)
+
+
+def test_marks_stand_beside_the_rows_which_are_not_written_again(run: Callable[..., Run]) -> None:
+    done = run(
+        Step(Marks(), name="mark"),
+        Step(Marks(text="mark_mark"), name="again"),
+        Upper(text="again_mark"),
+        Where("upper IS NOT NULL", reason="unmarked"),
+        blocks=2,
+    )
+    source, mark, again, *_ = done.stages()
+    assert source.files == mark.files == again.files
+    assert (len(mark.added), len(again.added)) == (1, 2)
+    for stage, groups in ((mark, mark.added), (again, again.added)):
+        held = json.loads((done.root / "stages" / stage.folder / "stage.json").read_text())
+        assert held["added"] == [list(group) for group in groups]
+        assert all(file.startswith(f"stages/{stage.folder}/") for file in groups[-1])
+        assert not list((done.root / "stages" / stage.folder).glob("rows*"))
+    assert counts(done, "mark") == counts(done, "again") == {"in": 6, "kept": 6}
+    rows = done.sql("SELECT text, mark_mark, again_mark, upper FROM dataset ORDER BY n").to_pylist()
+    assert [set(row.values()) for row in rows] == [{text, text.upper()} for text in TEXTS if text]
+    rejects = done.sql("SELECT text, mark_mark, again_mark, reject_reason FROM rejects").to_pylist()
+    assert rejects == [{"text": "", "mark_mark": None, "again_mark": None, "reject_reason": "unmarked"}]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ("strange", ConservationError, "mark: marks row_id 'stranger', which is no row"),
+        ("twice", ConservationError, "mark: row_id '[0-9a-f]+' is there more than once"),
+        ("breaks", RunFailed, r"mark: ValueError: no such letter \(test_stage.py, line \d+\)"),
+    ],
+)
+def test_marks_that_are_wrong_stop_the_run(
+    run: Callable[..., Run], tmp_path: Path, wrong: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(Step(Marks(wrong=wrong), name="mark"))
+    assert len(Run.read(tmp_path / "run").stages()) == 1, "the stage must not be committed"
+
+
+def marked(run: Run) -> dict[int, str | None]:
+    return {row["n"]: row["mark"] for row in run.sql("SELECT n, mark FROM dataset").to_pylist()}
+
+
+def test_rows_that_when_does_not_pick_have_no_marks_and_a_failing_one_is_a_failed_row(
+    run: Callable[..., Run],
+) -> None:
+    done = run(Step(Marks(), name="mark", when="n > 2"))
+    assert marked(done) == {n: text.upper() if n > 2 else None for n, text in enumerate(TEXTS)}
+    assert len(done.stages()[-1].added) == 1
+    done = run(Step(Marks(), name="mark", when="n > 9"))
+    assert marked(done) == dict.fromkeys(range(6))
+    assert counts(done, "mark") == {"in": 6, "kept": 6}
+    # One row's value fails: it is no row any more, so that the rows that are left are written.
+    fails = "CASE WHEN n = 4 THEN CAST(text AS INTEGER) ELSE n END > -1"
+    done = run(Step(Marks(), name="mark", when=fails), Where("mark IS NULL", reason="marked"))
+    assert counts(done, "mark") == {"in": 6, "kept": 5, "failed": 1}
+    assert done.stages()[1].added == ()
+    assert marked(done) == {2: None}
+    assert done.sql("SELECT error FROM failures").to_pylist() == [{"error": "ConversionError"}]
+    rejects = done.sql("SELECT n, mark FROM rejects ORDER BY n").to_pylist()
+    assert rejects == [{"n": n, "mark": TEXTS[n].upper()} for n in (0, 1, 3, 5)]
+
+
+# Artifacts.
+
+
+@dataclass(frozen=True)
+class Keeps(Operator):
+    """Add `sum` of `parts` and what is kept; it writes each making into `log`, and breaks where `breaks`."""
+
+    log: str
+    parts: int = 1
+    threshold: float = 0.5
+    breaks: bool = False
+
+    def adds(self) -> Mapping[str, pa.DataType]:
+        return {"kept": pa.string()}
+
+    def apply(self, stage: Stage) -> None:
+        def make(folder: Path) -> None:
+            assert not list(folder.iterdir()), "nothing is left of another attempt"
+            with Path(self.log).open("a") as file:
+                file.write(f"{self.parts}\n")
+            (folder / "half").write_text(str(self.parts))
+            if self.breaks:
+                raise ValueError("no more room")
+            (folder / "whole").write_text(stage.query.value("SELECT string_agg(n, '' ORDER BY n) FROM rows"))
+
+        folder = stage.kept("thing", {"parts": self.parts}, make)
+        held = (folder / "whole").read_text()
+        row_ids = stage.query.arrow("SELECT row_id FROM rows")["row_id"]
+        stage.added(pa.table({"row_id": row_ids, "kept": [f"{held} {self.threshold}"] * len(row_ids)}))
+
+
+def test_an_artifact_is_made_once_for_what_decides_it(run: Callable[..., Run], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def kept(
+        *before: Statement, when: str | None = None, name: str = "keep", **settings: object
+    ) -> tuple[set[str], int]:
+        """Return what is kept, and how many more artifacts were made."""
+        made = len(log.read_text().splitlines()) if log.exists() else 0
+        done = run(*before, Step(Keeps(log=str(log), **settings), name=name, when=when))  # type: ignore[arg-type]
+        found = done.sql("SELECT DISTINCT kept FROM dataset WHERE kept IS NOT NULL")["kept"].to_pylist()
+        return set(found), len(log.read_text().splitlines()) - made
+
+    assert kept() == ({"012345 0.5"}, 1)
+    assert kept(threshold=0.7) == ({"012345 0.7"}, 0), "another threshold makes none"
+    assert kept(parts=2, threshold=0.7) == ({"012345 0.7"}, 1), "other parts"
+    assert kept(Where("n < 5", reason="late")) == ({"01234 0.5"}, 1), "other rows"
+    assert kept(when="n > 1") == ({"2345 0.5"}, 1), "rows picked otherwise"
+    assert kept(when="n > 1", threshold=0.6) == ({"2345 0.6"}, 0)
+    assert kept(threshold=0.9) == ({"012345 0.9"}, 0), "the first one is still there"
+    folders = [path.name for path in (tmp_path / "run" / "artifacts").iterdir()]
+    assert len(folders) == 4
+    assert all(name.startswith("keep-thing-") for name in folders)
+
+
+def test_an_artifact_whose_making_breaks_is_not_there_and_the_next_run_makes_it(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    log, artifacts = str(tmp_path / "log"), tmp_path / "run" / "artifacts"
+    with pytest.raises(ValueError, match="no more room"):
+        run(Step(Keeps(log=log, breaks=True), name="keep"))
+    assert not list(artifacts.glob("keep-*"))
+    assert len(Run.read(tmp_path / "run").stages()) == 1
+    done = run(Step(Keeps(log=log), name="keep"))
+    assert done.sql("SELECT DISTINCT kept FROM dataset").to_pylist() == [{"kept": "012345 0.5"}]
+    assert len(list(artifacts.iterdir())) == 1, "what the first one left is gone"

@@ -1,4 +1,5 @@
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -231,3 +232,89 @@ def test_a_digest_tells_where_one_file_ends(tmp_path: Path) -> None:
     write(tmp_path / "one", a_csv="n\n1\n", b_csv="2\n3\n")
     write(tmp_path / "two", a_csv="n\n1\n2\n", b_csv="3\n")
     assert Table.find("one", tmp_path).digest() != Table.find("two", tmp_path).digest()
+
+
+# Columns beside the rows.
+
+
+def parquet(path: Path, **columns: list[object]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Table:
+    """Five rows in two files; marks on three of them in two files; later marks, of which `mark` is again one."""
+    return Table(
+        (
+            parquet(tmp_path / "one.parquet", row_id=["a", "b", "c"], n=[1, 2, 3], old=["x", "y", "z"]),
+            parquet(tmp_path / "two.parquet", row_id=["d", "e"], n=[4, 5], old=["u", "v"]),
+        ),
+        "parquet",
+        (
+            (
+                parquet(tmp_path / "m1.parquet", row_id=["e", "b"], mark=["e1", "b1"], score=[0.5, 0.2]),
+                parquet(tmp_path / "m2.parquet", row_id=["c"], mark=["c1"], score=[0.3]),
+            ),
+            (parquet(tmp_path / "l1.parquet", row_id=["b", "d"], mark=["b2", "d2"], old=["new", None]),),
+        ),
+    )
+
+
+def test_added_columns_are_joined_by_row_id_and_a_later_group_hides_its_namesakes(beside: Table) -> None:
+    found = sorted(rows(beside), key=lambda row: str(row["row_id"]))
+    assert list(found[0]) == ["row_id", "n", "score", "mark", "old"]
+    assert [tuple(row.values()) for row in found] == [
+        ("a", 1, None, None, None),
+        ("b", 2, 0.2, "b2", "new"),
+        ("c", 3, 0.3, None, None),
+        ("d", 4, None, "d2", None),
+        ("e", 5, 0.5, None, None),
+    ]
+
+
+def test_what_is_added_may_hide_all_columns_of_a_group(beside: Table, tmp_path: Path) -> None:
+    all_of_it = parquet(tmp_path / "all.parquet", row_id=["a"], mark=["a3"], score=[1.0])
+    found = rows(replace(beside, added=(beside.added[0], (all_of_it,))))
+    assert sorted((str(row["row_id"]), row["mark"], row["score"]) for row in found if row["mark"]) == [
+        ("a", "a3", 1.0)
+    ]
+    assert len(found) == 5
+
+
+def test_marks_on_no_row_leave_nulls_under_their_names(beside: Table, tmp_path: Path) -> None:
+    none = pa.schema([("row_id", pa.string()), ("mark", pa.string())]).empty_table()
+    pq.write_table(none, tmp_path / "none.parquet")
+    found = rows(replace(beside, added=((str(tmp_path / "none.parquet"),),)))
+    assert sorted(str(row["row_id"]) for row in found) == list("abcde"), "and a mark makes no row"
+    assert {row["mark"] for row in found} == {None}
+
+
+@pytest.mark.parametrize("name", ['a "b"', "it's", "select", "n, m", "Größe", "*"])
+def test_added_columns_and_files_may_have_any_name(tmp_path: Path, name: str) -> None:
+    base = parquet(tmp_path / "it's" / "rows.parquet", row_id=["a"], **{name: ["old"], "n": [1]})
+    first = parquet(tmp_path / "it's" / "m [1].parquet", row_id=["a"], **{name: ["new"]})
+    last = parquet(tmp_path / "it's" / "m, 2.parquet", row_id=["a"], **{name: ["newest"], "m": [2]})
+    table = Table((base,), "parquet", ((first,), (last,)))
+    assert rows(table) == [{"row_id": "a", "n": 1, name: "newest", "m": 2}]
+
+
+def test_a_scan_of_added_columns_can_stand_in_a_join(beside: Table) -> None:
+    with Query({}, files=beside.paths) as query:
+        sql = f"SELECT b.*, b.n AS again FROM {beside.scan()} b SEMI JOIN {beside.scan()} c USING (row_id) WHERE b.mark = 'b2'"
+        found = query.arrow(sql).to_pylist()
+    assert found == [{"row_id": "b", "n": 2, "score": 0.2, "mark": "b2", "old": "new", "again": 2}]
+
+
+def test_paths_and_digest_hold_what_is_added(beside: Table, tmp_path: Path) -> None:
+    assert [Path(path).name for path in beside.paths] == [
+        *("one.parquet", "two.parquet"),
+        *("m1.parquet", "m2.parquet", "l1.parquet"),
+    ]
+    assert replace(beside, added=()).paths == beside.files
+    before = beside.digest()
+    assert before != replace(beside, added=()).digest()
+    assert before != replace(beside, added=(beside.added[1], beside.added[0])).digest(), "the later one hides"
+    parquet(tmp_path / "l1.parquet", row_id=["b", "d"], mark=["b2", "d3"], old=["new", None])
+    assert beside.digest() != before

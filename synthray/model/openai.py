@@ -86,16 +86,21 @@ class OpenAI(Language):
 
     def open(self) -> Complete:
         """Connect on first use."""
-        variable = self._key_variable()
+        address, key = self._address()
         return Wire(
-            self.base_url or _OWN,
+            address,
             self.name,
-            key=os.environ.get(variable, "").strip() if variable else "",
+            key=key,
             timeout_s=self.timeout_s,
             send_seed=self.send_seed,
             # OpenAI's own newer models refuse the older name.
             limit_name="max_completion_tokens" if self._own else "max_tokens",
         ).complete
+
+    def _address(self) -> tuple[str, str]:
+        """Return where the endpoint is, and the key as the environment holds it now."""
+        variable = self._key_variable()
+        return self.base_url or _OWN, os.environ.get(variable, "").strip() if variable else ""
 
     def _key_variable(self) -> str | None:
         if self.api_key_env or self.base_url:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import io
 import json
 import math
 import resource
@@ -32,6 +33,7 @@ _GIVEN_UP = frozenset({408, 504, 524})
 
 _OF_THE_ROW = frozenset({"messages", "prompt", "max_tokens", "max_completion_tokens"})
 _LARGEST = 8 << 20
+_PIECE = 1 << 18
 _CONNECT_S = 30.0
 _NO_TEXT = "no_text"
 
@@ -64,18 +66,26 @@ class Wire:
 
     async def complete(self, request: Request) -> Response:
         """Send a request once and read its answer; every way it can fail is a ModelError."""
+        path = "/chat/completions" if request.prompt is None else "/completions"
+        return self._read(await self._posted(path, self._body(request), request), request)
+
+    async def _posted(
+        self, path: str, body: Mapping[str, Any], request: Request, largest: int = _LARGEST
+    ) -> bytes:
+        """Send a body and return what comes back; every way it can fail is a ModelError."""
         import aiohttp
 
-        path = "/chat/completions" if request.prompt is None else "/completions"
-        body = json.dumps(self._body(request), ensure_ascii=False).encode(errors="replace")
+        sent = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+        # A long one goes piece by piece: the event loop is not held up.
+        data = io.BytesIO(sent) if len(sent) > _PIECE else sent
         try:
-            async with self._opened().post(self.base_url + path, data=body, allow_redirects=False) as answer:
-                raw = await _whole(answer)
+            async with self._opened().post(self.base_url + path, data=data, allow_redirects=False) as answer:
+                raw = await _whole(answer, largest)
         except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
             raise self._lost(error) from None
         if answer.status != 200:
             raise self._refusal(answer.status, answer.headers, raw, request)
-        return self._read(raw, request)
+        return raw
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -232,14 +242,14 @@ class Wire:
         return text.replace(self._key, "[key]") if self._key and self._key in text else text
 
 
-async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+async def _whole(answer: aiohttp.ClientResponse, largest: int) -> bytes:
     """Return the body, unless it is larger than any answer."""
     parts, size = [], 0
     async for part in answer.content.iter_any():
         parts.append(part)
         size += len(part)
-        if size > _LARGEST:
-            raise ConnectionError(f"its answer is larger than {_LARGEST >> 20} MiB")
+        if size > largest:
+            raise ConnectionError(f"its answer is larger than {largest >> 20} MiB")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -7,15 +7,22 @@ import random
 import re
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from synthray.curate.near_duplicate import NearDuplicate
+from synthray.duplicate.index import Index
 from synthray.errors import InputError
 from synthray.operator import Context
+from synthray.pipeline import Pipeline
+from synthray.source.table import Table as Source
+from synthray.table import Table
+
+if TYPE_CHECKING:
+    from synthray.run import Run
 
 MARKS = ("near_duplicate_of", "near_duplicate_similarity", "near_duplicate_cluster")
 
@@ -200,6 +207,281 @@ def test_pairs_at_the_threshold_are_found_nearly_always() -> None:
 def test_a_column_of_numbers_is_refused() -> None:
     with pytest.raises(InputError, match="column 'n' must hold text, but is int64"):
         NearDuplicate(text="n").check(pa.schema([("n", pa.int64())]))
+
+
+def test_a_crowd_that_shares_most_of_its_words_is_marked_as_if_each_were_compared_with_each() -> None:
+    generator = random.Random(3)
+    base = [f"w{number}" for number in range(40)]
+    texts: dict[str, str | None] = {}
+    for number in range(200):
+        words = [*base, *(f"own{generator.randrange(60)}" for _ in range(generator.randrange(24)))]
+        texts[f"{generator.randrange(16**6):06x}{number}"] = " ".join(words)
+    pairs = pairs_by_force(texts, 0.75, 1)
+    kept = kept_by_force(texts, pairs)
+    assert 5 < len(kept) < 150 < len(pairs), "there must be some of both"
+    found = marked(NearDuplicate(text="text", threshold=0.75, words=1), texts)
+    assert {row for row, (of, _, _) in found.items() if of is None} == kept
+    for row, (of, similarity, _) in found.items():
+        if of is not None:
+            assert similarity == pairs[of, row] == max(pairs[one, row] for one in kept if (one, row) in pairs)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "kept"),
+    [("", "a"), ("score DESC", "c"), ("score", "a"), ("length(text) DESC, score", "b"), ("row_id DESC", "d")],
+)
+def test_the_preferred_row_is_kept(prefer: str, kept: str) -> None:
+    rows = table(dict.fromkeys("abcd", "the same five words here")).append_column(
+        "score", pa.array([1.0, 2.0, 9.0, None])
+    )
+    rows = rows.set_column(
+        1, "text", pa.array(["one two three", "One, two... three!", "one two three", "one two three"])
+    )
+    out = NearDuplicate(text="text", prefer=prefer)(rows)
+    expected = [None if row == kept else kept for row in "abcd"]
+    assert out["near_duplicate_of"].to_pylist() == expected
+    assert set(out["near_duplicate_cluster"].to_pylist()) == {"a"}, "a cluster has one name, whoever is kept"
+
+
+def test_a_chain_is_taken_in_the_order_that_is_preferred() -> None:
+    words = [f"w{number}" for number in range(14)]
+    rows = table({row: " ".join(words[at : at + 10]) for at, row in enumerate("abcde")})
+    rows = rows.append_column("score", pa.array([0, 9, 0, 0, 0]))
+    out = NearDuplicate(text="text", threshold=0.8, words=1, prefer="score DESC")(rows)
+    assert out["near_duplicate_of"].to_pylist() == ["b", None, "b", None, "d"]
+
+
+def test_characters_find_what_words_do_not() -> None:
+    one = "Donaudampfschifffahrtsgesellschaftskapitän"
+    texts: dict[str, str | None] = {
+        "a": one,
+        "b": one.replace("kapitän", "kapitäne"),
+        "c": "你好世界你好世界",
+        "d": "你好世界你好世",
+    }
+    assert [of for of, _, _ in marked(NearDuplicate(text="text", words=1), texts).values()] == [
+        None,
+        None,
+        None,
+        "c",
+    ]
+    found = marked(NearDuplicate(text="text", characters=5, threshold=0.7), texts)
+    units = one.lower()
+    runs_of = [{text[at : at + 5] for at in range(len(text) - 4)} for text in (units, units + "e")]
+    assert found["b"][:2] == ("a", len(runs_of[0] & runs_of[1]) / len(runs_of[0] | runs_of[1]))
+    assert found["d"][0] == "c"
+
+
+@pytest.mark.parametrize("floor", [0.2, 0.5, 0.9])
+def test_the_floor_changes_no_mark_and_a_threshold_below_it_takes_its_place(floor: float) -> None:
+    texts = edited(random.Random(8))
+    pairs = pairs_by_force(texts, 0.4, 1)
+    found = marked(NearDuplicate(text="text", threshold=0.4, words=1, floor=floor), texts)
+    assert {row for row, (of, _, _) in found.items() if of is None} == kept_by_force(texts, pairs)
+
+
+def test_texts_of_10_megabytes_are_compared_like_any_other() -> None:
+    text = " ".join(f"w{number}" for number in range(1_400_000))
+    assert len(text) > 10_000_000
+    texts: dict[str, str | None] = {
+        "a": text,
+        "b": f"{text} end",
+        "c": "end",
+        "d": text.partition(" w700000")[0],
+    }
+    found = marked(NearDuplicate(text="text"), texts)
+    runs_in_a = 1_400_000 - 2
+    assert found["b"] == ("a", runs_in_a / (runs_in_a + 1), "a")
+    assert (found["c"][0], found["d"][0]) == (None, None)
+
+
+# In a run.
+
+
+def files(folder: Path, texts: dict[str, str | None], parts: int = 3) -> Table:
+    """Write the texts into some files, and return them as a table."""
+    folder.mkdir(parents=True)
+    for part in range(parts):
+        pq.write_table(table(dict(list(texts.items())[part::parts])), folder / f"{part}.parquet")
+    return Table.find(str(folder), Path())
+
+
+def done(
+    out: Path, table: Table, blocks: int = 2, tables: dict[str, Table] | None = None, **settings: Any
+) -> Run:
+    steps = [Source(table="documents"), NearDuplicate(text="text", **settings)]
+    return Pipeline(steps, tables={"documents": table, **(tables or {})}, blocks=blocks).run(out, quiet=True)
+
+
+def marks_of(run: Run) -> dict[str, tuple[Any, ...]]:
+    columns = ", ".join(MARKS)
+    return {
+        row["row_id"]: tuple(row.values())[1:]
+        for row in run.sql(f"SELECT row_id, {columns} FROM dataset").to_pylist()
+    }
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """Return the files in a folder with the time at which each was written."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.arrow")}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_marks_the_same_in_any_number_of_blocks_and_a_new_threshold_signs_nothing_again(
+    tmp_path: Path,
+) -> None:
+    texts = edited(random.Random(10))
+    expected = {
+        threshold: marked(NearDuplicate(text="text", threshold=threshold), texts) for threshold in (0.7, 0.9)
+    }
+    assert expected[0.7] != expected[0.9]
+    held = files(tmp_path / "given", texts)
+    for blocks in (1, 7, 64):
+        run = done(tmp_path / f"run-{blocks}", held, blocks, threshold=0.7)
+        assert marks_of(run) == expected[0.7], blocks
+    artifacts = run.root / "artifacts"
+    before = stamps(artifacts)
+    assert sum("-signatures-" in name for name in before) > 1
+    assert sum("-pairs-" in name for name in before) == 3
+    again = done(run.root, held, 64, threshold=0.9)
+    assert marks_of(again) == expected[0.9]
+    assert stamps(artifacts) == before, "neither signatures nor pairs are made again"
+    again = done(run.root, held, 64, threshold=0.7, words=2)
+    assert marks_of(again) == marked(NearDuplicate(text="text", threshold=0.7, words=2), texts)
+    after = stamps(artifacts)
+    assert {name: after[name] for name in before} == before
+    assert sum("-signatures-" in name for name in after) > sum("-signatures-" in name for name in before)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_rows_near_older_data_are_marked_with_their_source_and_an_index_grows_by_what_is_new(
+    tmp_path: Path,
+) -> None:
+    def text(name: str, *more: str) -> str:
+        return " ".join([*(f"{name}{number}" for number in range(12)), *more])
+
+    first: dict[str, str | None] = {"r1": text("run"), "r2": text("run", "x"), "shared": text("both")}
+    held: dict[str, str | None] = {"t1": text("table"), "t2": text("table", "y"), "t3": None}
+    filed: dict[str, str | None] = {"f1": text("file"), "f2": text("both", "z")}
+    new: dict[str, str | None] = {
+        "a": text("run", "x", "x2"),  # nearer to r2, which was a duplicate itself, but is an older row now
+        "b": text("both"),
+        "c": text("file", "q"),
+        "d": text("file", "q"),
+        "e": text("table"),
+        "f1": text("own"),  # its name is that of an older row
+        "g": text("own", "p"),
+        "h": None,
+    }
+    done(tmp_path / "old", files(tmp_path / "first", first), words=1)
+    files(tmp_path / "filed", filed)
+    tables = {"held": files(tmp_path / "tables" / "held", held)}
+    given = files(tmp_path / "new", new)
+    against = ["old", "held", "filed"]
+    settings: dict[str, Any] = {"words": 1, "tables": tables, "base": str(tmp_path)}
+    expected = {
+        "a": ("r2", 13 / 14, "old"),
+        "b": ("shared", 1.0, "old"),
+        "c": ("f1", 12 / 13, "filed"),
+        "d": ("f1", 12 / 13, "filed"),
+        "e": ("t1", 1.0, "held"),
+        "g": ("f1", 12 / 13, None),
+    }
+    question = (
+        "SELECT row_id, near_duplicate_of, near_duplicate_similarity, near_duplicate_source FROM dataset"
+    )
+
+    def named(run: Run) -> dict[str, tuple[Any, ...]]:
+        return {
+            row["row_id"]: tuple(row.values())[1:]
+            for row in run.sql(question).to_pylist()
+            if row["near_duplicate_of"]
+        }
+
+    # Without an index what is signed of older data lies in the run.
+    alone = done(tmp_path / "alone", given, against=against, **settings)
+    assert named(alone) == expected
+    assert len(list((alone.root / "artifacts").glob("older-*/segment-*"))) == 3
+
+    # With one it grows by what is new in it, for every run that names it.
+    index = tmp_path / "index"
+    one = done(tmp_path / "one", given, against=against[:2], index="index", **settings)
+    assert {row: of for row, (of, _, _) in named(one).items()} == {
+        "a": "r2",
+        "b": "shared",
+        "d": "c",
+        "e": "t1",
+        "g": "f1",
+    }
+    grown = stamps(index)
+    assert len(list(index.glob("segment-*"))) == 2
+    two = done(tmp_path / "two", given, against=against, index="index", **settings)
+    assert named(two) == expected
+    assert {name: stamps(index)[name] for name in grown} == grown, "what was there is not signed again"
+    assert len(list(index.glob("segment-*"))) == 3
+    assert not list((two.root / "artifacts").glob("older-*"))
+    before = stamps(index)
+    assert named(
+        done(tmp_path / "two", given, against=against, index="index", threshold=0.93, **settings)
+    ) == {row: mark for row, mark in expected.items() if mark[1] == 1.0} | {"d": ("c", 1.0, None)}
+    assert stamps(index) == before
+
+
+# What is refused before any work.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prefer": "score DESCC"}, "prefer: .*DESCC"),
+        ({"prefer": "scor DESC"}, "prefer: .*scor"),
+        ({"prefer": "random()"}, "prefer: .*volatile"),
+        ({"index": "index"}, "name that data by against"),
+        (
+            {"against": ["older.parqet"]},
+            "against 'older.parqet' is no table of the recipe; .*no run; no file",
+        ),
+        (
+            {"against": ["other.parquet"]},
+            "against 'other.parquet' has no column 'text'; did you mean 'texts'",
+        ),
+        ({"against": ["older.parquet"], "index": "stray"}, r"stray is no index: it has no index\.json"),
+        (
+            {"against": ["older.parquet"], "index": "begun", "words": 4},
+            "made with words: 3, but this step has words: 4",
+        ),
+        ({"against": ["older.parquet"], "index": "begun"}, None),
+        ({"against": ["older.parquet"], "index": "new", "prefer": "score DESC, n"}, None),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_any_work(
+    tmp_path: Path, settings: dict[str, Any], message: str | None
+) -> None:
+    pq.write_table(table({"a": "some text"}), tmp_path / "older.parquet")
+    pq.write_table(pa.table({"texts": ["some text"]}), tmp_path / "other.parquet")
+    (tmp_path / "stray").mkdir()
+    (tmp_path / "stray" / "thesis.txt").write_text("mine")
+    Index(tmp_path / "begun", NearDuplicate(text="text").cut).segment("aa", lambda _: None)
+    before = sorted(tmp_path.rglob("*"))
+    operator = NearDuplicate(text="text", base=str(tmp_path), **settings)
+    schema = pa.schema(
+        [("row_id", pa.string()), ("text", pa.string()), ("score", pa.float64()), ("n", pa.int64())]
+    )
+    if message is None:
+        operator.check(schema)
+    else:
+        with pytest.raises(InputError, match=message):
+            operator.check(schema)
+    assert sorted(tmp_path.rglob("*")) == before, "looking makes nothing"
+
+
+def test_older_data_take_a_run(tmp_path: Path) -> None:
+    pq.write_table(table({"a": "some text"}), tmp_path / "older.parquet")
+    operator = NearDuplicate(text="text", against=["older.parquet"], base=str(tmp_path))
+    with pytest.raises(InputError, match="against needs a run"):
+        operator(table({"b": "some text"}))
 
 
 @pytest.mark.skipif(not os.environ.get("SYNTHRAY_DATA"), reason="SYNTHRAY_DATA names no folder of real data")
