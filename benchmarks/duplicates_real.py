@@ -92,7 +92,7 @@ def exact() -> None:
 
 
 def sites() -> None:
-    """Records of one site by name and address, in clusters; the settings are chosen on half of the sites."""
+    """Cluster records of one site by name and address; the settings are chosen on half of the sites."""
     table = read("chicago_childcare_true_ids")
     columns = [table[name].to_pylist() for name in ("site_name", "address", "phone")]
     texts = [" ".join(part or "" for part in parts) for parts in zip(*columns, strict=True)]
@@ -150,7 +150,7 @@ def products() -> None:
 
 
 def flags() -> None:
-    """What others have removed at a similarity of 0.9 to 0.6, by a measure of theirs; chosen on even rows."""
+    """Compare with what others removed at 0.9 to 0.6, by a measure of theirs; chosen on even rows."""
     table = read("gpteacher_toolformer_dedup")
     columns = [table[name].to_pylist() for name in ("instruction", "input", "response")]
     texts = ["\n".join(part or "" for part in parts) for parts in zip(*columns, strict=True)]

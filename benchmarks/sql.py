@@ -45,12 +45,15 @@ class Shards(Operator):
     rows: int = 0
 
     def makes(self) -> Makes:
+        """Make rows."""
         return "rows"
 
     def schema(self, before: pa.Schema) -> pa.Schema:
+        """Return the columns."""
         return SCHEMA
 
     def apply(self, stage: Stage) -> None:
+        """Let DuckDB make them."""
         share = self.rows // SHARDS
         for shard in range(SHARDS):
             path = stage.path / f"rows-{shard:02}.parquet"

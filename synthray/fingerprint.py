@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from synthray.statement import Statement
 
 
+_CODE = Path(__file__).parent
+
+
 def operator_parts(operator: Operator, when: str | None, digests: Mapping[str, str]) -> list[Any]:
     """Return what decides an operator's result; `digests` are those of the named tables, in lower case."""
     context = operator.context
@@ -44,7 +47,8 @@ def artifact_parts(operator: Operator, when: str | None, parts: Any) -> list[Any
     return [
         type(operator).__module__,
         _source_digest(type(operator)),
-        [_file_digest(path) for path in operator.files()],
+        # Of the files only those of the code: an artifact says by `parts` what else it was made from.
+        [_file_digest(path) for path in operator.files() if path.is_relative_to(_CODE)],
         (when, ordered(parts)),
     ]
 

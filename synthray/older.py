@@ -45,6 +45,14 @@ class Older:
                 f"against {self.name!r} has no column {column!r}{near(column, schema.names)}; "
                 f"its columns are {', '.join(schema.names)}"
             )
+        if "row_id" in schema.names:
+            with Query({"given": self.table}) as query:
+                nameless = query.value("SELECT count(*) FROM given WHERE row_id IS NULL")
+            if nameless:
+                raise InputError(
+                    f"against {self.name!r}: {nameless} rows have no row_id; give them one, or leave the "
+                    "column out and they are named by their content"
+                )
         if str(schema.field(column).type) not in ("string", "large_string"):
             raise InputError(
                 f"against {self.name!r}: {column!r} must hold text, but is {schema.field(column).type}"
@@ -58,7 +66,9 @@ class Older:
         with Query({"given": self.table}, writable=folder) as query:
             rows = content_ids("SELECT * FROM given", query.schema("SELECT * FROM given").names)
             return query.write(
-                f"SELECT row_id, {identifier(column)} FROM ({rows})", path, group_rows=group_rows
+                f"SELECT row_id::VARCHAR AS row_id, {identifier(column)} FROM ({rows})",
+                path,
+                group_rows=group_rows,
             )
 
 
@@ -101,7 +111,7 @@ class MarksDuplicates(Operator):
         """Return the sources of what it stands on, and the older files."""
         named = [name for name in self.against if name not in self.table_names]
         older = Older.find(named, {}, Path(self.base))
-        return (*SOURCES, *(Path(path) for one in older for path in one.table.paths))
+        return (Path(__file__), *SOURCES, *(Path(path) for one in older for path in one.table.paths))
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when text, `prefer`, older data or index are not what they must be."""

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ class Stage:
         files = self.input.files
         if self.input.added:
             # Ray reads files alone, so what stands beside the rows is joined to them once.
-            path = self.path / "joined.parquet"
+            path = self.path / f"joined-{uuid.uuid4().hex}.parquet"
             listed = ", ".join(identifier(name) for name in columns) if columns else "*"
             self.query.write(f"SELECT {listed} FROM rows", path, group_rows=ROWS_PER_BLOCK)
             files = (str(path),)
@@ -179,7 +180,11 @@ class Stage:
             part = folder.with_name(f".{folder.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            make(part)
+            try:
+                make(part)
+            except BaseException:
+                shutil.rmtree(part)
+                raise
             part.rename(folder)
         return folder
 
@@ -384,6 +389,7 @@ class Stage:
 
     def _write_joined(self) -> None:
         assert self.before is not None
+        self._ledger.files.clear()
         held = self.run.table(self.before)
         whole = Table(held.files, held.kind, (*held.added, tuple(self._ledger.added)))
         failed = Table(tuple(self._ledger.failures), "parquet")

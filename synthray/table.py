@@ -77,7 +77,11 @@ class Table:
         import pyarrow.parquet as pq
 
         rows, *groups = (self.files, *self.added)
-        names = [pq.read_schema(group[0]).names for group in (rows, *groups)]
+        # All files of a group: a later one may hold a column that the first lacks.
+        names = [
+            list(dict.fromkeys(name for file in group for name in pq.read_schema(file).names))
+            for group in (rows, *groups)
+        ]
         taken, shown = {"row_id"}, []
         for number in reversed(range(len(names))):
             hidden = taken & set(names[number]) if number else taken & set(names[0]) - {"row_id"}
@@ -115,7 +119,8 @@ class Table:
 
     def digest(self) -> str:
         """Return a digest of the files' content."""
-        total = hashlib.blake2b(self.kind.encode(), digest_size=12)
+        cut = [len(self.files), *map(len, self.added)]
+        total = hashlib.blake2b(f"{self.kind}{cut if self.added else ''}".encode(), digest_size=12)
         for path in self.paths:
             with Path(path).open("rb") as file:
                 total.update(hashlib.file_digest(file, "blake2b").digest())

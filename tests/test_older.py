@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from synthray import older
 from synthray.duplicate import SOURCES
 from synthray.errors import InputError, RunError
 from synthray.older import MarksDuplicates, Older
@@ -247,7 +248,7 @@ def test_older_files_decide_and_named_tables_are_named(tmp_path: Path, run: Path
     assert operator.table_names == ("made", "held")
     stage = run / "stages" / "2-mark-b"
     listed = {Path(file), stage / "rows.parquet", stage / "columns-0.parquet"}
-    assert set(operator.files()) == {*SOURCES, *listed}
+    assert set(operator.files()) == {Path(older.__file__), *SOURCES, *listed}
 
 
 @pytest.mark.parametrize(
@@ -284,3 +285,14 @@ def test_an_operator_must_say_what_it_makes_of_a_text() -> None:
         _ = bare.cut
     with pytest.raises(TypeError, match="MarksDuplicates defines no marks_of"):
         bare(pa.table({"row_id": ["a"], "text": ["x"]}))
+
+
+def test_older_rows_without_a_row_id_are_refused_and_numbers_become_names(tmp_path: Path) -> None:
+    parquet(tmp_path / "null.parquet", row_id=["a", None], text=["x", "y"])
+    with pytest.raises(InputError, match="1 rows have no row_id; give them one, or leave the column out"):
+        found("null.parquet", tmp_path).check("text")
+    parquet(tmp_path / "number.parquet", row_id=[1, 2], text=["x", "y"])
+    assert [row["row_id"] for row in written(found("number.parquet", tmp_path), "text", tmp_path)] == [
+        "1",
+        "2",
+    ]

@@ -286,6 +286,10 @@ def test_rows_that_when_does_not_pick_have_no_marks_and_a_failing_one_is_a_faile
     assert done.sql("SELECT error FROM failures").to_pylist() == [{"error": "ConversionError"}]
     rejects = done.sql("SELECT n, mark FROM rejects ORDER BY n").to_pylist()
     assert rejects == [{"n": n, "mark": TEXTS[n].upper()} for n in (0, 1, 3, 5)]
+    # The same where other rows pass by.
+    done = run(Step(Marks(), name="mark", when=fails.replace("-1", "2")), Where("true"))
+    assert counts(done, "mark") == {"in": 6, "kept": 5, "failed": 1}
+    assert marked(done) == {0: None, 1: None, 2: None, 3: TEXTS[3].upper(), 5: TEXTS[5].upper()}
 
 
 # Artifacts.

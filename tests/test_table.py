@@ -318,3 +318,16 @@ def test_paths_and_digest_hold_what_is_added(beside: Table, tmp_path: Path) -> N
     assert before != replace(beside, added=(beside.added[1], beside.added[0])).digest(), "the later one hides"
     parquet(tmp_path / "l1.parquet", row_id=["b", "d"], mark=["b2", "d3"], old=["new", None])
     assert beside.digest() != before
+
+
+def test_an_added_column_hides_its_namesake_in_any_file_of_the_rows(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"row_id": ["a"], "n": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"row_id": ["b"], "n": [2], "x": ["old"]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"row_id": ["a", "b"], "x": ["new", "newer"]}), tmp_path / "c.parquet")
+    rows, added = (str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")), (str(tmp_path / "c.parquet"),)
+    with Query({"held": Table(rows, "parquet", (added,))}) as query:
+        assert query.arrow("SELECT * FROM held ORDER BY row_id").to_pylist() == [
+            {"row_id": "a", "n": 1, "x": "new"},
+            {"row_id": "b", "n": 2, "x": "newer"},
+        ]
+    assert Table((*rows, *added), "parquet").digest() != Table(rows, "parquet", (added,)).digest()

@@ -76,8 +76,8 @@ class NearDuplicate(MarksDuplicates):
         old = sum(len(Signatures(files)) for files in older)
         files = (*(file for files in older for file in files), *sorted(map(str, signed.iterdir())))
         search = self._search(Signatures(files), stage.tasks, old)
-        against = [Path(files[0]).parent.name for files in older if files]
-        deciding = [self.text, self.cut, search.width, self.least, against]
+        # Pairs are of numbers, which stand for places in just these files.
+        deciding = [search.width, self.least, [Path(file).name for file in files]]
         pairs = stage.kept("pairs", deciding, lambda folder: search.found(self.least).write(folder))
         stage.added(self._marks(search, Found.read(pairs, old), stage.query, older))
 

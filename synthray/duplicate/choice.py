@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from synthray.duplicate.shingle import once
+
 if TYPE_CHECKING:
     from synthray.duplicate.shingle import Places
 
@@ -73,28 +75,32 @@ class Choice:
                 return
 
     def settle_crowds(self, crowd: Places, members: Places, threshold: float, compare: Compare) -> None:
-        """Decide where there are crowds: all against the first few, then what is left against the next few.
+        """Decide where there are crowds: all against the first, what is left against the next two, four ...
 
-        So a crowd of copies takes the time of its number, and not of its square.
+        So a crowd of copies takes the time of its number, and not of its square. In the end those that are
+        gone are compared with all that are kept, so that the nearest is known.
         """
         order = np.lexsort((members, crowd))
         _, crowd = np.unique(crowd[order], return_inverse=True)
         members = members[order]
+        asked = _Asked(self, threshold, compare)
         compared_with_all = np.zeros(len(members), bool)
-        known = np.zeros(0, np.int64)
+        few = 1
         while True:
             waits = ~compared_with_all & (self.state[members] != GONE)
             self.settle(self._blocked(crowd, members, waits))
             waits &= self.state[members] != GONE
             if not (self.state[members] == UNKNOWN).any():
-                return
-            turn = self._turn(crowd, members, waits)
-            one, other = self._against_later(crowd, members, turn)
-            keys = np.setdiff1d(one * len(self.state) + other, known)
-            known = np.union1d(known, keys)
-            one, other = np.divmod(keys, len(self.state))
-            self.pairs = self.pairs.and_more(Pairs(one, other, compare(one, other)).at(threshold))
+                break
+            turn = self._turn(crowd, waits, self.state[members] == UNKNOWN, few)
+            asked.ask(*self._against_later(crowd, members, turn, UNKNOWN))
             compared_with_all |= turn
+            few = min(2 * few, _PIVOTS)
+        waits = self.state[members] == KEPT
+        while waits.any():
+            turn = self._turn(crowd, waits, self.state[members] == GONE, _PIVOTS)
+            asked.ask(*self._against_later(crowd, members, turn, GONE))
+            waits &= ~turn
 
     def _blocked(self, crowd: Places, members: Places, waits: np.ndarray) -> np.ndarray:
         """Say who has not been compared with an earlier one of its crowd that is not gone."""
@@ -104,23 +110,27 @@ class Choice:
         blocked[members[at > first[crowd]]] = True
         return blocked
 
-    def _turn(self, crowd: Places, members: Places, waits: np.ndarray) -> np.ndarray:
-        """Say who is compared with all later ones now: the first few, more where few are undecided."""
+    def _turn(self, crowd: Places, waits: np.ndarray, met: np.ndarray, few: int) -> np.ndarray:
+        """Say who is compared with all later ones now: the first `few`, more where few are to be `met`."""
         starts = _starts(crowd)
-        undecided = np.add.reduceat((self.state[members] == UNKNOWN).astype(np.int64), starts)
-        few = np.maximum(_PIVOTS, _PAIRS_A_TURN // np.maximum(undecided, 1))
+        sizes = np.add.reduceat(met.astype(np.int64), starts)
+        few_of = np.maximum(few, few * _PAIRS_A_TURN // (_PIVOTS * np.maximum(sizes, 1)))
         before = np.cumsum(waits) - waits
-        turn: np.ndarray = waits & (before - before[starts][crowd] < few[crowd])
+        turn: np.ndarray = waits & (before - before[starts][crowd] < few_of[crowd])
         return turn
 
-    def _against_later(self, crowd: Places, members: Places, turn: np.ndarray) -> tuple[Places, Places]:
+    def _against_later(
+        self, crowd: Places, members: Places, turn: np.ndarray, state: int
+    ) -> tuple[Places, Places]:
+        """Return the pairs of those whose turn it is and the later ones of their crowd in a state."""
         ends = np.append(_starts(crowd), len(crowd))[1:]
+        met = np.flatnonzero(self.state[members] == state)
         pivots = np.flatnonzero(turn)
-        sizes = ends[crowd[pivots]] - pivots - 1
+        first = np.searchsorted(met, pivots, "right")
+        sizes = np.searchsorted(met, ends[crowd[pivots]]) - first
         stops = np.cumsum(sizes)
-        later = np.arange(int(stops[-1])) + np.repeat(pivots + 1 - (stops - sizes), sizes)
-        undecided = self.state[members[later]] == UNKNOWN
-        return members[np.repeat(pivots, sizes)[undecided]], members[later[undecided]]
+        later = np.arange(int(sizes.sum())) + np.repeat(first - (stops - sizes), sizes)
+        return members[np.repeat(pivots, sizes)], members[met[later]]
 
     def kept_beside(self) -> Pairs:
         """Return the pairs of a text that is gone (`one`) and one that is kept (`other`)."""
@@ -130,6 +140,28 @@ class Choice:
         other = np.where(swapped, pairs.one, pairs.other)
         named = (self.state[one] == GONE) & (self.state[other] == KEPT)
         return Pairs(one[named], other[named], pairs.similarity[named])
+
+
+class _Asked:
+    """What a choice has compared in crowds, so that no pair is compared again: crowds overlap."""
+
+    def __init__(self, choice: Choice, threshold: float, compare: Compare) -> None:
+        self._choice = choice
+        self._threshold = threshold
+        self._compare = compare
+        self._keys = np.zeros(0, np.int64)
+
+    def ask(self, one: Places, other: Places) -> None:
+        """Compare the pairs that are new, and give the choice those that are near."""
+        count = len(self._choice.state)
+        keys = once(one * count + other)
+        at = np.searchsorted(self._keys, keys)
+        keys = keys[np.append(self._keys, -1)[at] != keys]
+        # Two ascending runs: a stable sort merges them.
+        self._keys = np.sort(np.concatenate([self._keys, keys]), kind="stable")
+        one, other = np.divmod(keys, count)
+        near = Pairs(one, other, self._compare(one, other)).at(self._threshold)
+        self._choice.pairs = self._choice.pairs.and_more(near)
 
 
 def components(pairs: Pairs, count: int) -> Places:

@@ -41,7 +41,7 @@ class Index:
             return
         try:
             held = json.loads(head.read_text(encoding="utf-8"))
-            found, version = held["cut"], held["format"]
+            found, version = dict(held["cut"]), held["format"]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"index {self.folder} is damaged: {_HEAD} is not what an index has") from None
         if version != FORMAT:
@@ -49,13 +49,11 @@ class Index:
                 f"index {self.folder} has format {version!r}, this synthray reads {FORMAT}; "
                 "name another folder"
             )
-        wrong = [name for name in self.cut if found.get(name) != self.cut[name]]
+        wrong = [name for name in {**found, **self.cut} if found.get(name) != self.cut.get(name)]
         if wrong:
-            has = ", ".join(f"{name}: {found.get(name)}" for name in wrong)
-            wants = ", ".join(f"{name}: {self.cut[name]}" for name in wrong)
             raise InputError(
-                f"index {self.folder} was made with {has}, but this step has {wants}; "
-                "set what the index has, or name another folder"
+                f"index {self.folder} was made with {_said(found, wrong)}, but this step has "
+                f"{_said(self.cut, wrong)}; set what the index has, or name another folder"
             )
 
     def segment(self, digest: str, make: Callable[[Path], None]) -> tuple[str, ...]:
@@ -74,7 +72,7 @@ class Index:
     def _growing(self) -> Iterator[None]:
         """Let one process at a time grow it; what a killed one left is removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
+        with (self.folder / ".index.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in self.folder.glob(".part-*"):
                 shutil.rmtree(left)
@@ -85,3 +83,7 @@ class Index:
                 part.write_text(json.dumps({"format": FORMAT, "cut": dict(self.cut)}), encoding="utf-8")
                 part.replace(head)
             yield
+
+
+def _said(cut: Mapping[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name}: {cut[name]}" for name in names if name in cut)

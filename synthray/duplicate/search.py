@@ -13,6 +13,7 @@ import pyarrow.feather as feather
 
 from synthray.duplicate.choice import Pairs
 from synthray.duplicate.pair import Candidates, banded, jaccard, same
+from synthray.duplicate.shingle import once
 
 if TYPE_CHECKING:
     from synthray.duplicate.shingle import Places
@@ -42,7 +43,8 @@ class Found:
     def involved(self) -> Places:
         """Return the numbers of all rows that may have a verdict, or stand in one, ascending."""
         held = (self.pairs.one, self.pairs.other, self.members, self.twins, self.of)
-        return np.unique(np.concatenate(held))
+        numbers: Places = once(np.concatenate(held))
+        return numbers
 
     def write(self, folder: Path) -> None:
         """Write it to files of `folder`."""
@@ -92,8 +94,11 @@ class Search:
         candidates = Candidates.merged(self.each(banded, given))
         one, other = candidates.one, candidates.other
         pairs = Pairs(one, other, self.compare(one, other)).at(floor)
+        # Twins among the older texts matter where a new one is near: of equal ones the first is named.
         fresh = twins >= self.old
-        return Found(pairs, candidates.crowd, candidates.members, twins[fresh], of[fresh], self.old)
+        met = np.concatenate([pairs.one, pairs.other, candidates.members, of[fresh]])
+        told = fresh | np.isin(of, met)
+        return Found(pairs, candidates.crowd, candidates.members, twins[told], of[told], self.old)
 
     def compare(self, one: Places, other: Places) -> np.ndarray:
         """Return the true similarity of pairs."""

@@ -92,7 +92,7 @@ def never(folder: Path) -> None:
 
 def shown(tmp_path: Path) -> list[str]:
     """Return what is in the folder, hidden things other than the lock included."""
-    return sorted(path.name for path in (tmp_path / "index").iterdir() if path.name != ".lock")
+    return sorted(path.name for path in (tmp_path / "index").iterdir() if path.name != ".index.lock")
 
 
 def test_it_grows_by_a_segment_for_each_source_and_makes_none_again(tmp_path: Path) -> None:
@@ -268,3 +268,16 @@ def test_a_file_is_no_index(tmp_path: Path) -> None:
     (tmp_path / "index").write_text("mine")
     with pytest.raises(InputError, match="is no index"):
         index(tmp_path).check()
+
+
+@pytest.mark.parametrize("cut", ["null", "3", '"words"'])
+def test_a_head_without_a_cut_is_damaged(tmp_path: Path, cut: str) -> None:
+    (tmp_path / "index.json").write_text(f'{{"format": 1, "cut": {cut}}}')
+    with pytest.raises(InputError, match="is damaged"):
+        Index(tmp_path, {"words": 3}).check()
+
+
+def test_a_setting_that_one_side_lacks_is_not_said_to_be_none(tmp_path: Path) -> None:
+    Index(tmp_path, {"words": 3, "permutations": 128}).segment("aa", lambda _: None)
+    with pytest.raises(InputError, match="made with words: 3, but this step has characters: 5;"):
+        Index(tmp_path, {"characters": 5, "permutations": 128}).check()

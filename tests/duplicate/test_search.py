@@ -47,7 +47,7 @@ def random_texts(seed: int, count: int = 60) -> list[str]:
 
 
 def expected(texts: list[str], old: int) -> tuple[dict[tuple[int, int], float], dict[int, int]]:
-    """Return the pairs at or above FLOOR among all that are no twins, and the new twins."""
+    """Return the pairs at or above FLOOR among all that are no twins, and the twins that matter to a new one."""
     sets = [frozenset(text.split()) for text in texts]
     leaders = [number for number, held in enumerate(sets) if sets.index(held) == number]
     pairs = {}
@@ -56,7 +56,8 @@ def expected(texts: list[str], old: int) -> tuple[dict[tuple[int, int], float], 
         if similarity >= FLOOR and other >= old:
             pairs[one, other] = similarity
     twins = {number: sets.index(held) for number, held in enumerate(sets) if sets.index(held) < number}
-    return pairs, {number: of for number, of in twins.items() if number >= old}
+    met = {number for pair in pairs for number in pair} | {twins[new] for new in twins if new >= old}
+    return pairs, {number: of for number, of in twins.items() if number >= old or of in met}
 
 
 def held(found: Found) -> tuple[dict[tuple[int, int], float], dict[int, int]]:
