@@ -73,7 +73,7 @@ def test_nothing_outside_the_five_folders_is_an_operator(path: str) -> None:
 
 
 def test_an_operator_like_none_is_answered_with_all_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"there is curate\.label_issue, .*source\.table"):
+    with pytest.raises(RecipeError, match=r"there is curate\.cluster, .*source\.table"):
         find_operator("xyzzy")
 
 
@@ -182,7 +182,10 @@ def test_a_column_that_must_hold_text_is_named_with_its_type() -> None:
 
 def test_settings_leave_the_context_out_and_the_step_is_the_file_unless_named() -> None:
     operator = NearDuplicate(text="text", threshold=0.5)
-    assert operator.settings() == {"text": "text", "threshold": 0.5, "words": 3, "permutations": 128}
+    assert operator.settings() == {
+        **{"text": "text", "prefer": "", "against": ()},
+        **{"threshold": 0.5, "words": 3, "characters": None, "permutations": 128, "floor": 0.5},
+    }
     assert operator.step == "near_duplicate"
     named = replace(operator, context=Context(step="again"))
     assert named.step == "again"

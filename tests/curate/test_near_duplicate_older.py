@@ -70,7 +70,7 @@ def test_an_index_that_is_lost_moved_or_grown_changes_no_mark_and_signs_no_new_r
     signed = set((tmp_path / "grown" / "artifacts").glob("*-signatures-*"))
     assert marks(run("grown", index="three")) == fresh, "older data came to it"
     assert set((tmp_path / "grown" / "artifacts").glob("*-signatures-*")) == signed != set()
-    with pytest.raises(InputError, match="is no index: it has no index.json"):
+    with pytest.raises(InputError, match=r"is no index: it has no index\.json"):
         run("same", index="same")
 
 
