@@ -37,7 +37,7 @@ def test_the_wheel_carries_sql_recipes_and_data(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert int(done.stdout) == 11
+    assert int(done.stdout) == 12
 
 
 def test_the_editable_install_reads_the_folder_at_the_top() -> None:
