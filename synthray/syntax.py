@@ -98,7 +98,7 @@ def settle(tree: dict[str, Any]) -> None:
         _refuse_volatile(node)
         _refuse_machine(node)
         if node.get("type") == "RECURSIVE_CTE_NODE":
-            raise QueryError("WITH RECURSIVE is refused, since it may never end; a `repeat` is bounded")
+            raise QueryError("WITH RECURSIVE is refused, since it may never end")
         _add_order(node)
 
 
