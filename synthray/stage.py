@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import time
 import uuid
@@ -175,7 +176,8 @@ class Stage:
         """
         deciding = artifact_parts(self._operator, self._when, parts)
         digested = digest(self.before.fingerprint if self.before else "", deciding)
-        folder = self.run.root / "artifacts" / f"{self._step}-{name}-{digested}"
+        step = re.sub(r"[^A-Za-z0-9_.-]+", "-", self._step)
+        folder = self.run.root / "artifacts" / f"{step}-{name}-{digested}"
         if not folder.is_dir():
             part = folder.with_name(f".{folder.name}.part")
             shutil.rmtree(part, ignore_errors=True)
