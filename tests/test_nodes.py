@@ -49,8 +49,8 @@ seen = {}
 def kill_one():
     while answered() < 200:
         time.sleep(0.05)
-    cluster.remove_node(others[0], allow_graceful=False)
     seen["answered_at_death"] = answered()
+    cluster.remove_node(others[0], allow_graceful=False)
 
 killer = threading.Thread(target=kill_one, daemon=True)
 killer.start()
