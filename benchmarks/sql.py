@@ -105,7 +105,7 @@ def blocks(arguments: argparse.Namespace) -> None:
         ray.data.range(4).map_batches(lambda table: table, batch_format="pyarrow").take_all()
         started = time.perf_counter()
         dataset = ray.data.read_parquet(list(run.table(made).files), override_num_blocks=SHARDS * 4)
-        dataset.map_batches(_Block, batch_format="pyarrow", batch_size=None, concurrency=2).write_parquet(
+        dataset.map_batches(_filtered, batch_format="pyarrow", batch_size=None).write_parquet(
             str(folder / "blocks")
         )
         seconds = time.perf_counter() - started
@@ -115,17 +115,12 @@ def blocks(arguments: argparse.Namespace) -> None:
         )
 
 
-class _Block:
-    """A connection that filters blocks."""
-
-    def __init__(self) -> None:
-        self._connection = duckdb.connect()
-        self._connection.execute("SET threads = 1").fetchall()
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the rows of a block that stay."""
-        self._connection.register("rows", table)
-        return self._connection.sql("SELECT * FROM rows WHERE score >= 0.97").to_arrow_table()
+def _filtered(table: pa.Table) -> pa.Table:
+    """Return the rows of a block that stay."""
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 1").fetchall()
+        connection.register("rows", table)
+        return connection.sql("SELECT * FROM rows WHERE score >= 0.97").to_arrow_table()
 
 
 def _copied(files: tuple[str, ...], predicate: str, path: Path) -> float:
