@@ -40,19 +40,18 @@ class Older:
         """Raise an InputError when it has no text in `column`."""
         with Query({"given": self.table}) as query:
             schema = query.schema("SELECT * FROM given")
+            named = "row_id" in schema.names
+            nameless = query.value("SELECT count(*) FROM given WHERE row_id IS NULL") if named else 0
         if column not in schema.names:
             raise InputError(
                 f"against {self.name!r} has no column {column!r}{near(column, schema.names)}; "
                 f"its columns are {', '.join(schema.names)}"
             )
-        if "row_id" in schema.names:
-            with Query({"given": self.table}) as query:
-                nameless = query.value("SELECT count(*) FROM given WHERE row_id IS NULL")
-            if nameless:
-                raise InputError(
-                    f"against {self.name!r}: {nameless} rows have no row_id; give them one, or leave the "
-                    "column out and they are named by their content"
-                )
+        if nameless:
+            raise InputError(
+                f"against {self.name!r}: {nameless} rows have no row_id; give them one, or leave the "
+                "column out and they are named by their content"
+            )
         if str(schema.field(column).type) not in ("string", "large_string"):
             raise InputError(
                 f"against {self.name!r}: {column!r} must hold text, but is {schema.field(column).type}"

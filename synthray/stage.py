@@ -222,13 +222,10 @@ class Stage:
     def measured(self, measurements: pa.Table) -> None:
         """Keep measurements (see `synthray.metric`) under this step's name."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         step = pa.array([self._step] * len(measurements), pa.string())
         table = measurements.add_column(0, METRICS.field("step"), step).cast(METRICS)
-        path = self.path / f"metrics-{len(self._ledger.metrics)}.parquet"
-        pq.write_table(table, path)
-        self._ledger.metrics.append(str(path))
+        self._ledger.keep(table, "metrics", self._ledger.metrics)
 
     def over(self, relations: Mapping[str, Any], writable: Path | None = None) -> Query:
         """Return a Query over other relations; the caller closes it."""

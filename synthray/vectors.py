@@ -16,11 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synthray import duplicate
+from synthray.duplicate.choice import components
+from synthray.duplicate.order import runs
 from synthray.errors import InputError, RunFailed
 from synthray.lineage import uniform
 
-SOURCE = Path(__file__)
-"""This source, for fingerprints."""
+SOURCES = (Path(__file__), *duplicate.SOURCES)
+"""This source and those it stands on, for fingerprints."""
 
 EXACT = 100_000
 """Among so many different vectors each is compared with each; more are looked for in cells."""
@@ -273,9 +276,7 @@ class Neighbours:
     ) -> tuple[Numbers, Numbers, Numbers]:
         """Return the rows that stand behind different vectors, at most so many for each."""
         sizes = np.minimum(self.sizes[other], most)
-        stops = np.cumsum(sizes)
-        within = np.arange(int(sizes.sum())) - np.repeat(stops - sizes, sizes)
-        place = self.members[np.repeat(self.starts[other], sizes) + within]
+        place = self.members[runs(self.starts[other], sizes)]
         query, similarity = np.repeat(one, sizes) + start, np.repeat(similarity, sizes)
         order = np.lexsort((place, -similarity, query))
         return query[order], place[order], similarity[order]
@@ -425,16 +426,6 @@ def _near(unit: Numbers, start: int, stop: int, threshold: float) -> Numbers:
 
 def _joined(group: Numbers, near: Numbers, start: int) -> Numbers:
     """Return the groups with more pairs; each is named by its lowest place."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     one, other = np.nonzero(near)
-    if not len(one):
-        return group
-    count = len(group)
-    ones, others = np.concatenate([np.arange(count), one + start]), np.concatenate([group, other])
-    ties = coo_array((np.ones(len(ones), bool), (ones, others)), shape=(count, count))
-    _, label = connected_components(ties, directed=False)
-    _, first = np.unique(label, return_index=True)
-    lowest: Numbers = first[label]
-    return lowest
+    ties = np.concatenate([np.arange(len(group)), one + start]), np.concatenate([group, other])
+    return components(*ties, len(group))

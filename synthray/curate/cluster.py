@@ -49,7 +49,7 @@ class Cluster(Operator):
 
     def files(self) -> tuple[Path, ...]:
         """Return the source of k-means."""
-        return (vectors.SOURCE,)
+        return vectors.SOURCES
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the column holds no vectors, or the sample is smaller than `clusters`."""

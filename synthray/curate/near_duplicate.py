@@ -73,13 +73,13 @@ class NearDuplicate(MarksDuplicates):
 
         signed = stage.kept("signatures", [self.text, self.cut], sign)
         older = self.segments(stage, self.signed, "arrow")
-        old = sum(len(Signatures(files)) for files in older)
+        sizes = [len(Signatures(files)) for files in older]
         files = (*(file for files in older for file in files), *sorted(map(str, signed.iterdir())))
-        search = self._search(Signatures(files), stage.tasks, old)
+        search = self._search(Signatures(files), stage.tasks, sum(sizes))
         # Pairs are of numbers, which stand for places in just these files.
         deciding = [search.width, self.least, [Path(file).name for file in files]]
         pairs = stage.kept("pairs", deciding, lambda folder: search.found(self.least).write(folder))
-        stage.added(self._marks(search, Found.read(pairs, old), stage.query, older))
+        stage.added(self._marks(search, Found.read(pairs, search.old), stage.query, sizes))
 
     @property
     def shingles(self) -> Shingles:
@@ -116,16 +116,15 @@ class NearDuplicate(MarksDuplicates):
         chosen_for = max(_STRICT, self.least) if self.threshold >= _STRICT else self.least
         return Search(signatures, self.permutations, band_width(chosen_for, self.permutations), each, old)
 
-    def _marks(self, search: Search, found: Found, query: Query, older: list[tuple[str, ...]]) -> pa.Table:
-        """Return row_id and the marks of the rows that are near others."""
+    def _marks(self, search: Search, found: Found, query: Query, older: list[int]) -> pa.Table:
+        """Return row_id and the marks of the rows that are near others; `older`: sizes of the older data."""
         import numpy as np
 
-        from synthray.duplicate.signature import Signatures
         from synthray.duplicate.verdict import places, verdicts
 
         rows = found.involved()
         names = search.signatures.row_ids(rows)
-        ends = np.cumsum([len(Signatures(files)) for files in older])
+        ends = np.cumsum(older)
         # Older data stand before all rows, in the order in which the step names them.
         source = np.searchsorted(ends, rows, "right")
         place = places(query, self.prefer, names, source, len(older))

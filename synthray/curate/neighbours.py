@@ -59,7 +59,7 @@ class Neighbours(Operator):
 
     def files(self) -> tuple[Path, ...]:
         """Return the source of the search."""
-        return (vectors.SOURCE,)
+        return vectors.SOURCES
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when a column holds no vectors, or the named table lacks one."""

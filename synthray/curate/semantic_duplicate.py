@@ -63,7 +63,7 @@ class SemanticDuplicate(Operator):
 
     def files(self) -> tuple[Path, ...]:
         """Return the sources of what it stands on."""
-        return (vectors.SOURCE, Path(__file__).with_name("cluster.py"))
+        return (*vectors.SOURCES, Path(__file__).with_name("cluster.py"))
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the column holds no vectors, or `prefer` is no order."""

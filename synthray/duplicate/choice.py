@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synthray.duplicate.shingle import once
+from synthray.duplicate.order import once, runs
 
 if TYPE_CHECKING:
     from synthray.duplicate.shingle import Places
@@ -128,9 +128,7 @@ class Choice:
         pivots = np.flatnonzero(turn)
         first = np.searchsorted(met, pivots, "right")
         sizes = np.searchsorted(met, ends[crowd[pivots]]) - first
-        stops = np.cumsum(sizes)
-        later = np.arange(int(sizes.sum())) + np.repeat(first - (stops - sizes), sizes)
-        return members[np.repeat(pivots, sizes)], members[met[later]]
+        return members[np.repeat(pivots, sizes)], members[met[runs(first, sizes)]]
 
     def kept_beside(self) -> Pairs:
         """Return the pairs of a text that is gone (`one`) and one that is kept (`other`)."""
@@ -164,14 +162,14 @@ class _Asked:
         self._choice.pairs = self._choice.pairs.and_more(near)
 
 
-def components(pairs: Pairs, count: int) -> Places:
-    """Return for each of `count` texts the smallest number that pairs connect it with."""
+def components(one: Places, other: Places, count: int) -> Places:
+    """Return for each of `count` numbers the smallest that pairs of them connect it with."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    if not len(pairs.one):
+    if not len(one):
         return np.arange(count)
-    ties = coo_array((np.ones(len(pairs.one), bool), (pairs.one, pairs.other)), shape=(count, count))
+    ties = coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
     _, label = connected_components(ties, directed=False)
     _, first = np.unique(label, return_index=True)
     smallest: Places = first[label]

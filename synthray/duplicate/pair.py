@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synthray.duplicate.shingle import BITS, once
+from synthray.duplicate.order import begins, once, runs
+from synthray.duplicate.shingle import BITS
 
 if TYPE_CHECKING:
     from synthray.duplicate.shingle import Numbers, Places
@@ -66,8 +67,7 @@ def same(signatures: Signatures) -> tuple[Places, Places]:
     """Return the numbers of texts whose shingles are all those of an earlier one, and of the first such."""
     content = signatures.column("content")
     order = np.argsort(content, kind="stable")
-    first = np.ones(len(order), bool)
-    first[1:] = content[order][1:] != content[order][:-1]
+    first = begins(content[order])
     leaders = order[np.flatnonzero(first)[np.cumsum(first) - 1]]
     return order[~first], leaders[~first]
 
@@ -141,8 +141,7 @@ def _common(hashes: Numbers, ends: Places, left: Places, right: Places) -> Place
 
 def _numbered(hashes: Numbers, ends: Places, texts: Places) -> Numbers:
     sizes = ends[texts + 1] - ends[texts]
-    stops = np.cumsum(sizes)
-    at = np.arange(int(stops[-1])) + np.repeat(ends[texts] - (stops - sizes), sizes)
+    at = runs(ends[texts], sizes)
     pair = np.repeat(np.arange(len(texts), dtype=np.uint64), sizes)
     numbered: Numbers = hashes[at] | (pair << BITS)
     return numbered

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.feather as feather
 
 from synthray.duplicate.choice import Pairs
+from synthray.duplicate.order import once
 from synthray.duplicate.pair import Candidates, banded, jaccard, same
-from synthray.duplicate.shingle import once
 
 if TYPE_CHECKING:
     from synthray.duplicate.shingle import Places

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from synthray.duplicate.order import once
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -98,15 +100,6 @@ def words(texts: pa.Array) -> pa.ListArray:
     return pa.LargeListArray.from_arrays(
         pa.array(np.concatenate([[0], ends]), pa.int64()), values.filter(pc.invert(empty))
     )
-
-
-def once(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return numbers ascending and each once; by sorting, which takes a tenth of the time of np.unique."""
-    held = np.sort(numbers)
-    if not len(held):
-        return held
-    kept: npt.NDArray[Any] = held[np.concatenate([[True], held[1:] != held[:-1]])]
-    return kept
 
 
 def _lengths(held: pa.ListArray) -> Places:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from synthray.duplicate.choice import GONE, Choice, Pairs, components
+from synthray.duplicate.order import begins, runs
 
 if TYPE_CHECKING:
     from synthray.duplicate.choice import Compare
@@ -98,8 +99,7 @@ class _Nodes:
         twin = rows.copy()
         twin[np.searchsorted(rows, found.twins)] = found.of
         order = np.lexsort((places, twin))
-        first = np.ones(len(rows), bool)
-        first[1:] = twin[order][1:] != twin[order][:-1]
+        first = begins(twin[order])
         heads = order[first]
         by_place = np.argsort(places[heads], kind="stable")
         number = np.empty_like(by_place)
@@ -127,13 +127,11 @@ def _nearest(choice: Choice, held: _Nodes, places: Places) -> tuple[Places, np.n
     rows = np.flatnonzero(gone)
     starts = np.searchsorted(one, held.node[rows])
     sizes = np.searchsorted(one, held.node[rows], "right") - starts
-    stops = np.cumsum(sizes)
-    pair = np.arange(int(sizes.sum())) + np.repeat(starts - (stops - sizes), sizes)
+    pair = runs(starts, sizes)
     row = np.repeat(rows, sizes)
     before = places[held.head[other[pair]]] < places[row]
     row, pair = row[before], pair[before]
-    first = np.ones(len(row), bool)
-    first[1:] = row[1:] != row[:-1]
+    first = begins(row)
     of[row[first]] = held.head[other[pair[first]]]
     similarity[row[first]] = near[pair[first]]
     return of, similarity
@@ -141,7 +139,7 @@ def _nearest(choice: Choice, held: _Nodes, places: Places) -> tuple[Places, np.n
 
 def _clusters(choice: Choice, held: _Nodes, names: pa.Array) -> Places:
     """Return for each row the row with the smallest row_id of its cluster, -1 where it is alone."""
-    cluster = components(choice.pairs, len(held.head))[held.node]
+    cluster = components(choice.pairs.one, choice.pairs.other, len(held.head))[held.node]
     rank = _ranks(names)
     by_name = np.argsort(rank)
     smallest = np.full(len(held.head), len(rank), np.int64)

@@ -221,8 +221,8 @@ def test_components_are_what_pairs_connect_by_the_smallest_number(seed: int) -> 
     for _ in range(count):
         for one, other, _ in held:
             smallest[one] = smallest[other] = min(smallest[one], smallest[other])
-    assert components(pairs(held), count).tolist() == smallest
+    assert components(pairs(held).one, pairs(held).other, count).tolist() == smallest
 
 
 def test_without_pairs_each_is_its_own_component() -> None:
-    assert components(pairs([]), 3).tolist() == [0, 1, 2]
+    assert components(pairs([]).one, pairs([]).other, 3).tolist() == [0, 1, 2]
