@@ -22,10 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from menu import choose
 
 import synthray
 from synthray import cluster
@@ -431,7 +433,7 @@ async def by_wire(url: str, rows: int, in_flight: int) -> float:
     return seconds
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
+BENCHMARKS = {
     "throughput": throughput,
     "kills": kills,
     "faults": faults,
@@ -447,20 +449,5 @@ PARTS = {"driver": driver}
 """What one of them runs in a process of its own."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help=f"{', '.join(BENCHMARKS)}; all without a name")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--in-flight", type=int, default=256)
-    parser.add_argument("--kills", type=int, default=10)
-    arguments = parser.parse_args()
-    if not arguments.names:
-        # Each in a process of its own: a Ray that was started for one decides nothing for the next.
-        for name in BENCHMARKS:
-            subprocess.run([sys.executable, __file__, name], check=True)
-    for name in arguments.names:
-        (BENCHMARKS | PARTS)[name](arguments)
-
-
 if __name__ == "__main__":
-    main()
+    choose(__file__, __doc__, BENCHMARKS, PARTS, rows=20_000, in_flight=256, kills=10)

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from menu import choose
 
 import synthray
 from synthray import cluster
@@ -267,7 +267,7 @@ def same(arguments: argparse.Namespace) -> None:
         print(f"same: {len(marked)} marks of 20,000; blocks 1, 7, 64 and shuffled rows are equal: {equal}")
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
+BENCHMARKS = {
     "speed": speed,
     "size": size,
     "recall": recall,
@@ -279,18 +279,5 @@ PARTS = {"driver": driver}
 """What one of them runs in a process of its own."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help=f"{', '.join(BENCHMARKS)}; all without a name")
-    parser.add_argument("--documents", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path)
-    arguments = parser.parse_args()
-    if not arguments.names:
-        for name in BENCHMARKS:
-            subprocess.run([sys.executable, __file__, name], check=True)
-    for name in arguments.names:
-        (BENCHMARKS | PARTS)[name](arguments)
-
-
 if __name__ == "__main__":
-    main()
+    choose(__file__, __doc__, BENCHMARKS, PARTS, documents=100_000, folder=Path)

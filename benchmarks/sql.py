@@ -10,15 +10,16 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
+from menu import choose
 
 import synthray
+from synthray.lineage import IDENTITY
 from synthray.operator import Makes, Operator
 from synthray.statement import Where
 
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 SHARDS = 16
 SCHEMA = pa.schema(
     [
-        ("row_id", pa.string()),
-        ("parent_id", pa.string()),
-        ("round", pa.int32()),
+        *IDENTITY.items(),
         ("text", pa.string()),
         ("label", pa.string()),
         ("score", pa.float64()),
@@ -135,18 +134,8 @@ def _copied(files: tuple[str, ...], predicate: str, path: Path) -> float:
         return time.perf_counter() - started
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {"where": where, "blocks": blocks}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help=f"{', '.join(BENCHMARKS)}; all without a name")
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--turns", type=int, default=5)
-    arguments = parser.parse_args()
-    for name in arguments.names or BENCHMARKS:
-        BENCHMARKS[name](arguments)
+BENCHMARKS = {"where": where, "blocks": blocks}
 
 
 if __name__ == "__main__":
-    main()
+    choose(__file__, __doc__, BENCHMARKS, rows=5_000_000, turns=5)

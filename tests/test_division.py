@@ -12,6 +12,7 @@ import pytest
 from synthray import division
 from synthray.chain import FIRST, Chain
 from synthray.ledger import Ledger
+from synthray.lineage import IDENTITY
 from synthray.query import Query
 from synthray.statement import Derive, Select, Statement, Union, Where
 from synthray.table import Table
@@ -43,9 +44,7 @@ def rows(tmp_path: Path) -> Table:
 
 SCHEMA = pa.schema(
     [
-        ("row_id", pa.string()),
-        ("parent_id", pa.string()),
-        ("round", pa.int32()),
+        *IDENTITY.items(),
         ("label", pa.string()),
         ("score", pa.int64()),
         ("Text", pa.string()),
