@@ -32,8 +32,9 @@ class Neighbours(Operator):
     each other and none with itself; else with the named table, of whose column `id` the names are. Up to
     100,000 different vectors each is compared with each. More are cut into k-means cells, about twice the
     square root of their number, and each row looks into the nearest `probes` of them, which finds about 96 of
-    100 (benchmarks/vectors.py); `probes: 0` compares each with each always. All vectors that are compared with must fit into the
-    memory of a worker. Rows without a vector, or with one of zeros, have nulls and are no neighbours.
+    100 (benchmarks/vectors.py); `probes: 0` compares each with each always. All vectors that are compared
+    with must fit into the memory of a worker. Rows without a vector, or with one of zeros, have nulls and are
+    no neighbours.
     """
 
     k: Annotated[int, Ge(1), Le(10_000)] = 10
