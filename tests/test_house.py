@@ -128,7 +128,12 @@ def test_imports_point_one_way() -> None:
 
 
 def test_stage_folders_are_the_folders_of_the_house() -> None:
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == {*FOLDERS, "model", "duplicate"}
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == {
+        *FOLDERS,
+        "model",
+        "duplicate",
+        "label",
+    }
 
 
 def test_the_code_is_linted() -> None:
