@@ -113,11 +113,11 @@ class Utility(Measure):
     def _predicted(
         self, texts: Sequence[str], labels: Sequence[str], test_texts: Sequence[str]
     ) -> list[str] | None:
-        from synthray.model import student
+        from synthray.model.student import Student
 
         if len(set(labels)) < 2 or not test_texts:
             return None
-        return [str(one) for one in student.fit(texts, labels, self.context.seed).predict(list(test_texts))]
+        return Student("linear", self.context.seed).fit(texts, labels).predict(test_texts)
 
     def _pairs(self, query: Query, relation: str) -> tuple[list[str], list[str]]:
         text, label = identifier(self.text), identifier(self.label)

@@ -15,7 +15,7 @@ import pytest
 
 from synthray.errors import InputError, SynthrayError
 from synthray.evaluate.utility import Utility
-from synthray.model.student import fit
+from synthray.model.student import Student
 from synthray.operator import Context
 from synthray.table import Table
 
@@ -68,7 +68,7 @@ def test_the_scores_are_those_of_sklearn(found: dict[str, dict[str, Any]]) -> No
     from sklearn.metrics import accuracy_score, f1_score
 
     train = TRAIN.sort_by([("text", "ascending"), ("label", "ascending")])
-    student = fit(train["text"].to_pylist(), train["label"].to_pylist(), 0)
+    student = Student().fit(train["text"].to_pylist(), train["label"].to_pylist())
     truth, said = TEST["label"].to_pylist(), student.predict(TEST["text"].to_pylist())
     assert found["accuracy"]["value"] == accuracy_score(truth, said)
     assert found["macro_f1"]["value"] == pytest.approx(f1_score(truth, said, average="macro"), abs=1e-12)
