@@ -192,30 +192,42 @@ class Stage:
 
     def tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return what `function` returns in a Ray task for each of `arguments`."""
-        cluster.start()
+        started = self.started_tasks(function, arguments)
         import ray
         import ray.exceptions
 
-        task = ray.remote(max_retries=2, scheduling_strategy="SPREAD")(guarded_task)
         try:
-            return list(ray.get([task.remote(self.path, function, *given) for given in arguments]))
+            return list(ray.get(started))
         except ray.exceptions.RayError as error:
             raise cause(error, self.path, self._step) from None
+
+    def started_tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return Ray's references to what `function` will return, for workers: the driver never holds it."""
+        cluster.start()
+        import ray
+
+        task = ray.remote(max_retries=2, scheduling_strategy="SPREAD")(guarded_task)
+        return [task.remote(self.path, function, *given) for given in arguments]
 
     def wrote(self, path: Path) -> None:
         """List a Parquet file of rows that the operator wrote itself."""
         self._ledger.files.append(str(path))
 
-    def added(self, columns: pa.Table) -> None:
+    def added(self, columns: pa.Table | Sequence[str]) -> None:
         """Keep the operator's columns (row_id and `adds()`, prefixed or not) beside the rows as they are.
 
-        Rows that are not in `columns` have nulls. For marks: readers join them by row_id.
+        Rows that are not in `columns` have nulls, but those that `when` let pass by keep what they have in
+        columns of these names. For marks: readers join them by row_id. Parquet files of `columns`, written by
+        tasks under final names, are kept where they are.
         """
         import pyarrow as pa
 
+        if not isinstance(columns, pa.Table):
+            self._ledger.added.extend(columns)
+            return
         kinds = self._operator.adds()
         fields = {"row_id": pa.string(), **kinds}
-        named = [name if name == "row_id" else self._operator.context.prefix + name for name in fields]
+        named = ["row_id", *map(self._operator.final, kinds)]
         held = columns.select(list(fields)).cast(pa.schema(fields)).rename_columns(named)
         self._ledger.keep(held, "columns", self._ledger.added)
 
@@ -254,6 +266,11 @@ class Stage:
                 )
         if operator.uses_model:
             self._compact()
+        if self._ledger.added and self._ledger.files:
+            made = self.schema.empty_table().select(["row_id", *map(operator.final, operator.adds())])
+            passed = Table((self._ledger.files[0],), "parquet")
+            with self.over({"passed": passed, "made": made}, self.path) as query:
+                self._ledger.keep_passed(query, made.schema)
         if self._ledger.added and self._ledger.failures:
             self._write_joined()  # rows of which `when` failed are not among the rows any more
         if operator.makes() != "nothing" and not self._ledger.added:
@@ -447,7 +464,12 @@ class Stage:
 
     def _spent(self, operator: Operator) -> dict[str, Any]:
         """Add up what the calls of these rows took, whenever they were answered."""
-        column = identifier(f"{operator.step}_call")
+        import pyarrow as pa
+
+        name = f"{operator.step}_call"
+        column = identifier(operator.final(name))
+        if pa.types.is_list(operator.adds()[name]):  # a row that is asked more than once
+            column = f"unnest({column})"
         files: list[str] = []
         relations: dict[str, Table | str | pa.Table] = {"calls": calls_relation(self.run.calls, files)}
         sources = {"kept_rows": self._ledger.files, "failed_rows": self._ledger.failures}

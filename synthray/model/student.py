@@ -181,5 +181,6 @@ def words(texts: Sequence[str], least: int = 1) -> tuple[TfidfVectorizer, Any]:
 
 def _taken(inputs: Inputs, rows: np.ndarray) -> Inputs:
     if isinstance(inputs, np.ndarray):
-        return inputs[rows]
+        taken: np.ndarray = inputs[rows]
+        return taken
     return [inputs[row] for row in rows]
