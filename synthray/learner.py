@@ -67,10 +67,7 @@ class Learner(Operator):
         self.require_text(before, self.label, *([self.text] if self.text else []))
         if self.embedding:
             vectors.check_column(before, self.embedding)
-        if self.weight and self.weight in before.names:
-            kind = before.field(self.weight).type
-            if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-                raise InputError(f"column {self.weight!r} must hold numbers, the weights, but is {kind}")
+        check_weight(before, self.weight)
 
     # All in one process.
 
@@ -79,7 +76,7 @@ class Learner(Operator):
         narrow = self.narrowed(table).sort_by("row_id")
         with Query({"narrow": narrow}, seed=self.context.seed) as query:
             plan = self._plan(query)
-            train = query.arrow(self._sample(query))
+            train = query.arrow(self.sample(query, self.train_rows * self.folds / (self.folds - 1)))
         learned = [self._learned(plan, train, fold) for fold in range(self.folds)]
         return self._judged(plan, learned, narrow)
 
@@ -90,25 +87,25 @@ class Learner(Operator):
 
         A map pass narrows the rows, a task for each fold learns, and a map pass judges.
         """
-        return Table(tuple(map(str, sorted(self.learning(stage).glob("*.parquet")))), "parquet")
-
-    def learning(self, stage: Stage) -> Path:
-        """Return the folder of those files."""
         settings = [getattr(self, name) for name in Learner.__dataclass_fields__ if name != "context"]
 
         def make(folder: Path) -> None:
-            columns = ["row_id", "parent_id", *self.reads]
-            given = stage.dataset([name for name in columns if name in stage.columns])
-            narrow = stage.narrow(given, self.narrowed, stage.path / "narrow")
-            train = stage.path / "train.parquet"
+            narrow, train = self.narrow(stage), stage.path / "train.parquet"
             with stage.over({"narrow": narrow}, stage.path) as query:
                 plan = self._plan(query)
-                rows = int(query.value("SELECT count(*) FROM narrow"))
-                query.write(self._sample(query), train)
+                # Each student sees all folds but one.
+                query.write(self.sample(query, self.train_rows * self.folds / (self.folds - 1)), train)
             learned = stage.started_tasks(_learn, [(self, plan, train, fold) for fold in range(self.folds)])
-            stage.narrow(stage.read(narrow.files, rows), _Judge(self, plan, learned), folder)
+            stage.narrow(stage.read(narrow.files, stage.rows_in), _Judge(self, plan, learned), folder)
 
-        return stage.kept("probabilities", [settings, self.context.seed], make)
+        folder = stage.kept("probabilities", [settings, self.context.seed], make)
+        return Table(tuple(map(str, sorted(folder.glob("*.parquet")))), "parquet")
+
+    def narrow(self, stage: Stage) -> Table:
+        """Return files of what is learned from; see narrowed()."""
+        columns = ["row_id", "parent_id", *self.reads]
+        given = stage.dataset([name for name in columns if name in stage.columns])
+        return stage.narrow(given, self.narrowed, stage.path / "narrow")
 
     def narrowed(self, table: pa.Table) -> pa.Table:
         """Return row_id, label, weight, inputs, who belongs together (`family`) and its `place` in [0, 1).
@@ -126,7 +123,7 @@ class Learner(Operator):
         columns: dict[str, Any] = {
             "row_id": table["row_id"],
             "label": table[self.label].cast(pa.string()),
-            "weight": self._weights(table),
+            "weight": weights(table, self.weight, self.step),
         }
         content: list[Any] = []
         if self.embedding:
@@ -142,19 +139,6 @@ class Learner(Operator):
         places = [self._place(family) for family in families]
         columns |= {"content": pa.array(content, pa.string()), "family": pa.array(families, pa.string())}
         return pa.table({**columns, "place": pa.array(places, pa.float64())})
-
-    def _weights(self, table: pa.Table) -> pa.Array | pa.ChunkedArray:
-        if self.weight is None:
-            return pa.array(np.ones(len(table)))
-        weights = pc.fill_null(table[self.weight].cast(pa.float64()), 1.0)
-        wrong = pc.invert(pc.and_(pc.is_finite(weights), pc.greater_equal(weights, 0)))
-        if pc.any(wrong).as_py():
-            row, value = table["row_id"].filter(wrong)[0], weights.filter(wrong)[0]
-            raise RunFailed(
-                f"{self.step}: column {self.weight!r} of row_id {row.as_py()!r} holds {value.as_py()}, "
-                "which is no weight (a finite number that is not negative)"
-            )
-        return weights
 
     def _place(self, family: str) -> float:
         return uniform("fold", self.context.seed, family)
@@ -174,11 +158,12 @@ class Learner(Operator):
             classes, pa.array(names, pa.string()), pa.array([self._place(root(one)) for one in names])
         )
 
-    def _sample(self, query: Query) -> str:
-        """Return SQL for the rows to learn from, in a fixed order: the digits of a fit depend on it."""
+    def sample(self, query: Query, most: float) -> str:
+        """Return SQL for at most so many of `narrow`, in a fixed order: the digits of a fit depend on it.
+
+        It is the same share of each label, but a row at least, chosen by a hash.
+        """
         rows = int(query.value("SELECT count(*) FROM narrow"))
-        # Each student sees all folds but one.
-        most = self.train_rows * self.folds / (self.folds - 1)
         if rows <= most:
             return "SELECT * FROM narrow ORDER BY row_id"
         chosen = (
@@ -197,7 +182,7 @@ class Learner(Operator):
         held = others == (fold + 1) % self.folds if self.calibrated else None
         student = Student(self.student, self.context.seed)
         try:
-            return [student.fit(inputs, labels, weights, held) for inputs in self._inputs(train)]
+            return [student.fit(inputs, labels, weights, held) for inputs in self.inputs(train)]
         except ValueError as error:
             found = sorted(set(labels))
             shown = f"{found[:10]}{' ...' if len(found) > 10 else ''}"
@@ -212,7 +197,7 @@ class Learner(Operator):
         folds = plan.folds(narrow, self.folds)
         for fold in np.unique(folds).tolist():
             rows = np.flatnonzero(folds == fold)
-            inputs = self._inputs(narrow.take(pa.array(rows)))
+            inputs = self.inputs(narrow.take(pa.array(rows)))
             found[rows] = _together(
                 [
                     one.probabilities(given, plan.classes)
@@ -224,7 +209,8 @@ class Learner(Operator):
         )
         return narrow.select(["row_id", "label"]).append_column("probabilities", lists)
 
-    def _inputs(self, rows: pa.Table) -> list[Inputs]:
+    def inputs(self, rows: pa.Table) -> list[Inputs]:
+        """Return what narrow rows are learned from: their texts, their vectors, or both."""
         inputs: list[Inputs] = []
         if self.text:
             inputs.append(rows["text"].to_pylist())
@@ -232,6 +218,29 @@ class Learner(Operator):
             vector = rows["vector"].combine_chunks()
             inputs.append(vector.flatten().to_numpy().reshape(len(rows), vector.type.list_size))
         return inputs
+
+
+def check_weight(before: pa.Schema, column: str | None) -> None:
+    """Raise an InputError when the column of the weights is there but does not hold numbers."""
+    if column in before.names:
+        kind = before.field(column).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise InputError(f"column {column!r} must hold numbers, the weights, but is {kind}")
+
+
+def weights(table: pa.Table, column: str | None, who: str) -> pa.Array | pa.ChunkedArray:
+    """Return the weight of each row: 1 for null and without a column; RunFailed for what is no weight."""
+    if column is None:
+        return pa.array(np.ones(len(table)))
+    held = pc.fill_null(table[column].cast(pa.float64()), 1.0)
+    wrong = pc.invert(pc.and_(pc.is_finite(held), pc.greater_equal(held, 0)))
+    if pc.any(wrong).as_py():
+        row, value = table["row_id"].filter(wrong)[0], held.filter(wrong)[0]
+        raise RunFailed(
+            f"{who}: column {column!r} of row_id {row.as_py()!r} holds {value.as_py()}, "
+            "which is no weight (a finite number that is not negative)"
+        )
+    return held
 
 
 @dataclass(frozen=True)
@@ -286,11 +295,12 @@ class _Fetched(Sequence[Any]):
         return len(self.references)
 
     def __getitem__(self, place: Any) -> Any:
-        return _fetched(self.references[place])
+        return fetched(self.references[place])
 
 
 @functools.lru_cache(maxsize=20)  # the most folds there may be
-def _fetched(reference: Any) -> Any:
+def fetched(reference: Any) -> Any:
+    """Return, in a worker, what a task made that was started by `stage.started_tasks`; once a process."""
     import ray
 
     return ray.get(reference)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from synthray.table import Table
 
 FOLDERS = ("source", "generate", "curate", "evaluate", "export")
+SHARED = frozenset({"label_audit"})
+"""Columns in which a step goes on where an earlier one wrote: they have one name, whatever the prefix."""
+
 Makes = Literal["columns", "rows", "children", "nothing"]
 """What comes out: the rows with more columns, rows from nowhere, children, or the rows as they are."""
 
@@ -47,6 +50,7 @@ class Context:
     tables: Mapping[str, Table] = field(default_factory=dict)
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
     calls: str | None = None
+    reviews: str | None = None
     limiter: str | None = None
     retry: int = 0
 
@@ -83,6 +87,10 @@ class Operator:
         """Return what comes out; see Makes."""
         return "columns"
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured, so that a gate's misspelt one is found before the run."""
+        return ()
+
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the settings cannot work on rows of schema `before`."""
 
@@ -90,7 +98,7 @@ class Operator:
         """Return the schema that rows have after this operator."""
         import pyarrow as pa
 
-        added = {self.context.prefix + name: kind for name, kind in self.adds().items()}
+        added = {self.final(name): kind for name, kind in self.adds().items()}
         kept = [column for column in before if column.name not in added]
         return pa.schema([*kept, *(pa.field(name, kind) for name, kind in added.items())])
 
@@ -110,6 +118,10 @@ class Operator:
         """Return the settings by name, the run's context left out."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "context"}
 
+    def final(self, name: str) -> str:
+        """Return the name that a column of `adds()` has in the rows."""
+        return name if name in SHARED else self.context.prefix + name
+
     def add(self, table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
         """Return `table` with `columns` (a key of `adds()` -> values), typed and under their final names."""
         import pyarrow as pa
@@ -118,7 +130,7 @@ class Operator:
         for name, values in columns.items():
             if not isinstance(values, pa.Array | pa.ChunkedArray):
                 values = pa.array(values, kinds[name])
-            final = self.context.prefix + name
+            final = self.final(name)
             if final in table.column_names:
                 table = table.drop_columns([final])
             table = table.append_column(pa.field(final, kinds[name]), values.cast(kinds[name]))
@@ -151,10 +163,6 @@ class Measure(Operator):
     def makes(self) -> Makes:
         """Leave the rows as they are."""
         return "nothing"
-
-    def metrics(self) -> tuple[str, ...]:
-        """Return the names of what is measured, so that a gate's misspelt one is found before the run."""
-        return ()
 
     def measure(self, query: Query) -> pa.Table:
         """Return measurements of the relation `rows`: see `synthray.metric`."""

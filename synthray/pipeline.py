@@ -21,7 +21,7 @@ from synthray.errors import (
 from synthray.fingerprint import operator_parts, statement_parts
 from synthray.gate import Check, check_conditions, decide
 from synthray.lineage import digest
-from synthray.operator import Context, Measure, Operator
+from synthray.operator import Context, Operator
 from synthray.progress import Progress
 from synthray.query import Query
 from synthray.run import FORMAT, RELATIONS, Run, StageRecord, versions
@@ -416,7 +416,8 @@ class _Work:
 
     def _at(self, operator: Operator) -> Operator:
         retry = self.run.state["retries"].get(operator.step, 0)
-        context = replace(operator.context, tables=self.tables, calls=str(self.run.calls), retry=retry)
+        calls, reviews = str(self.run.calls), str(self.run.root / "reviews")
+        context = replace(operator.context, tables=self.tables, calls=calls, reviews=reviews, retry=retry)
         return replace(operator, context=context)
 
     def _fingerprint(self, group: list[Checked], before: str) -> str:
@@ -426,7 +427,7 @@ class _Work:
             if isinstance(work, Operator):
                 gate = (list(self.pipeline.gate), self.pipeline.name) if work.uses_gate else None
                 retry = self.run.state["retries"].get(one.name, 0)
-                parts.append([operator_parts(work, when, self.digests), retry, gate])
+                parts.append([operator_parts(self._at(work), when, self.digests), retry, gate])
             else:
                 parts.append([statement_parts(work, self.digests), self.pipeline.seed])
         return digest(before, parts)
@@ -476,10 +477,10 @@ def _told(step: Step) -> Iterator[None]:
 
 
 def _metrics(work: Operator | Statement) -> tuple[str, ...]:
-    return work.metrics() if isinstance(work, Measure) else ()
+    return work.metrics() if isinstance(work, Operator) else ()
 
 
 def _measures(work: Operator | Statement) -> bool:
     if isinstance(work, Operator):
-        return work.makes() == "nothing" and not work.uses_gate
+        return bool(work.metrics()) or (work.makes() == "nothing" and not work.uses_gate)
     return isinstance(work, Select)

@@ -159,11 +159,11 @@ def test_more_rows_than_train_rows_are_learned_from_by_a_sample_with_the_same_sh
     table = rows(300).sort_by([("label", "descending")])
     operator = replace(OPERATOR, train_rows=100)
     with Query({"narrow": operator.narrowed(table)}, seed=1) as query:
-        sample = query.arrow(operator._sample(query))
+        sample = query.arrow(operator.sample(query, 150))
     with Query(
         {"narrow": operator.narrowed(table.slice(50).append_column("x", table["text"].slice(50)))}
     ) as query:
-        less = query.arrow(operator._sample(query))
+        less = query.arrow(operator.sample(query, 150))
     assert len(sample) == pytest.approx(150, abs=2), "each student sees two thirds of it"
     counts = {label: table["label"].to_pylist().count(label) for label in CLASSES}
     for label in CLASSES:
@@ -184,7 +184,7 @@ def test_a_label_of_few_rows_is_not_lost_in_the_sample() -> None:
     with Query(
         {"narrow": operator.narrowed(table.set_column(3, "label", pa.array(labels)))}, seed=1
     ) as query:
-        assert "rare" in query.arrow(operator._sample(query))["label"].to_pylist()
+        assert "rare" in query.arrow(operator.sample(query, 45))["label"].to_pylist()
 
 
 def test_a_label_that_one_fold_holds_alone_has_no_chance_there() -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from synthray.errors import InputError, near
+from synthray.learner import SOURCES, check_weight, weights
 from synthray.lineage import uniform
 from synthray.metric import measurements
-from synthray.model import STUDENT
 from synthray.operator import Measure
 from synthray.query import Query
 from synthray.spelling import identifier
@@ -30,19 +30,21 @@ class Utility(Measure):
 
     `majority` is the accuracy of always answering the test's most frequent label: what no training buys.
     Intervals are percentiles of `resamples` bootstrap samples of the test rows, at `confidence`. Per label
-    there is a slice of F1. NaN means that there was nothing to learn from.
+    there is a slice of F1. NaN means that there was nothing to learn from. `weight` is a column that says how
+    much a row counts in training (null counts as 1, 0 not at all).
     """
 
     text: str
     label: str
     test: str
+    weight: str | None = None
     resamples: Annotated[int, Ge(100), Le(100_000)] = 1000
     confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Text and label."""
-        return (self.text, self.label)
+        """Text, label and weight."""
+        return (self.text, self.label, *([self.weight] if self.weight else []))
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -55,11 +57,12 @@ class Utility(Measure):
 
     def files(self) -> tuple[Path, ...]:
         """Return the student's source: another student judges otherwise."""
-        return (STUDENT,)
+        return SOURCES
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the test table lacks text or label."""
         self.require_text(before, self.text, self.label)
+        check_weight(before, self.weight)
         schema = self.context.schemas[self.test]
         for name in (self.text, self.label):
             if name not in schema.names:
@@ -76,9 +79,9 @@ class Utility(Measure):
         import numpy as np
         from sklearn.metrics import f1_score
 
-        texts, labels = self._pairs(query, "rows")
-        test_texts, truth = self._pairs(query, self.test)
-        predicted = self._predicted(texts, labels, test_texts)
+        train, test = self._read(query, "rows"), self._read(query, self.test)
+        test_texts, truth = test["text"].to_pylist(), test["label"].to_pylist()
+        predicted = self._predicted(train, test_texts)
         if predicted is None:
             missing = {"value": float("nan"), "n": len(truth)}
             return measurements(
@@ -101,7 +104,7 @@ class Utility(Measure):
             self._interval("accuracy", right.mean(), right[samples].mean(axis=1), len(truth)),
             self._interval("macro_f1", macro(everything), [macro(sample) for sample in samples], len(truth)),
             self._interval("majority", majority.mean(), majority[samples].mean(axis=1), len(truth)),
-            {"metric": "train_rows", "value": len(texts), "n": len(texts)},
+            {"metric": "train_rows", "value": len(train), "n": len(train)},
         ]
         scores = f1_score(given, said, labels=classes, average=None, zero_division=0)
         found += [
@@ -110,22 +113,25 @@ class Utility(Measure):
         ]
         return measurements(found)
 
-    def _predicted(
-        self, texts: Sequence[str], labels: Sequence[str], test_texts: Sequence[str]
-    ) -> list[str] | None:
+    def _predicted(self, train: pa.Table, test_texts: Sequence[str]) -> list[str] | None:
         from synthray.model.student import Student
 
-        if len(set(labels)) < 2 or not test_texts:
+        weight = weights(train, self.weight, self.step).to_numpy()
+        labels = train["label"].to_pylist()
+        if len({label for label, one in zip(labels, weight, strict=True) if one}) < 2 or not test_texts:
             return None
-        return Student("linear", self.context.seed).fit(texts, labels).predict(test_texts)
+        learned = Student("linear", self.context.seed).fit(train["text"].to_pylist(), labels, weight)
+        return learned.predict(test_texts)
 
-    def _pairs(self, query: Query, relation: str) -> tuple[list[str], list[str]]:
+    def _read(self, query: Query, relation: str) -> pa.Table:
+        """Return text, label and, of training rows, weight of the rows that have both, in a fixed order."""
         text, label = identifier(self.text), identifier(self.label)
-        found = query.arrow(
-            f"SELECT {text} AS text, {label} AS label FROM {identifier(relation)} "
+        others = ["row_id", *([self.weight] if self.weight else [])] if relation == "rows" else []
+        more = "".join(f", {identifier(name)}" for name in others)
+        return query.arrow(
+            f"SELECT {text} AS text, {label} AS label{more} FROM {identifier(relation)} "
             f"WHERE {text} <> '' AND {label} IS NOT NULL ORDER BY ALL"
         )
-        return found["text"].to_pylist(), found["label"].to_pylist()
 
     def _interval(self, metric: str, value: Any, resampled: Any, n: int) -> dict[str, Any]:
         import numpy as np

@@ -81,6 +81,26 @@ def test_the_scores_are_those_of_sklearn(found: dict[str, dict[str, Any]]) -> No
     assert found["train_rows"]["value"] == 60
 
 
+def test_rows_of_weight_0_are_not_learned_from(tmp_path: Path) -> None:
+    spoilt = TRAIN.set_column(2, "label", pa.array([*TRAIN["label"].to_pylist()[:30], *["food"] * 30]))
+    weighted = spoilt.append_column("weight", pa.array([None] * 15 + [1.0] * 15 + [0.0] * 30))
+    found = measured(TEST, tmp_path, weighted, weight="weight")
+    assert found["accuracy"] == measured(TEST, tmp_path, TRAIN.slice(0, 30))["accuracy"]
+    assert found["accuracy"]["value"] > measured(TEST, tmp_path, spoilt)["accuracy"]["value"] + 0.1
+    none = measured(TEST, tmp_path, weighted.set_column(3, "weight", pa.array([0.0] * 60)), weight="weight")
+    assert math.isnan(none["accuracy"]["value"]), "nothing is left to learn from"
+
+
+def test_what_is_no_weight_is_told(tmp_path: Path) -> None:
+    weighted = TRAIN.append_column("weight", pa.array([1.0] * 59 + [-2.0]))
+    with pytest.raises(
+        SynthrayError, match=r"column 'weight' of row_id '1-059' holds -2.0, which is no weight"
+    ):
+        measured(TEST, tmp_path, weighted, weight="weight")
+    with pytest.raises(InputError, match="column 'text' must hold numbers, the weights, but is string"):
+        operator(TEST, tmp_path, weight="text").check(TRAIN.schema)
+
+
 def test_majority_is_the_share_of_the_tests_most_frequent_label(found: dict[str, dict[str, Any]]) -> None:
     assert found["majority"]["value"] == 0.5, "pets, of which most training rows are not"
 
