@@ -1,4 +1,4 @@
-"""The command line: run, plan, show, sql, ops, recipes."""
+"""The command line: run, plan, show, sql, review, ops, recipes."""
 
 from __future__ import annotations
 
@@ -104,6 +104,51 @@ def sql(
             raise InputError(f"{file} is not UTF-8 text") from None
     answer = Run.read(run).sql(query or "").to_pylist()
     _print_rows(answer, as_json)
+
+
+@app.command()
+def review(
+    run: RunDirectory,
+    budget: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at most.")] = 100,
+    random: Annotated[str, typer.Option(help="Of these by chance: a share, or a number of rows.")] = "0.2",
+    by: Annotated[str, typer.Option(help="uncertainty, disagreement, or SQL: the largest first.")] = (
+        "uncertainty"
+    ),
+    kind: Annotated[str, typer.Option("--format", help="csv, jsonl, label-studio or argilla.")] = "csv",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: in RUN/reviews.")] = None,
+    text: Annotated[str, typer.Option(help="The column that people read.")] = "text",
+    label: Annotated[str, typer.Option(help="The column that they judge.")] = "label",
+    relation: Annotated[
+        str | None, typer.Option("--from", metavar="VIEW", help="Default: what reaches curate.review.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(metavar="NAME", help="Default: batch-1, batch-2 ...")] = None,
+    again: Annotated[bool, typer.Option(help="Give out rows again, to other people.")] = False,
+    back: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Take in a file that people filled in.")
+    ] = None,
+    reviewer: Annotated[
+        str, typer.Option(metavar="NAME", help="Who answered, where the file is silent.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Give rows of a run to people, the least sure ones and some by chance, or take in their answers."""
+    from synthray.draw import Draw, give_out
+    from synthray.questionnaire import take_in
+
+    if back is not None:
+        taken, reviews = take_in(run, back, reviewer)
+        _print_rows([{**vars(taken), **reviews.standing()}], as_json)
+        return
+    drawn, (file, guide) = give_out(
+        run, Draw(budget, random, by, label, text, relation, again, batch), kind, out
+    )
+    told = drawn.counts()
+    if as_json:
+        _print_json({**told, "file": str(file), "guide": str(guide)})
+        return
+    _print_table([told])
+    print(f"\nTo fill in: {file}\nBeside it: {guide}")
+    print(f"Then: synthray review {run} --import {file}")
 
 
 @app.command()
