@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthray.spelling import quoted
+from synthray.spelling import identifier, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +42,18 @@ class Ledger:
         path = self.path / f"{name}-{len(listed)}.parquet"
         pq.write_table(table, path, compression="zstd")
         listed.append(str(path))
+
+    def keep_passed(self, query: Query, made: pa.Schema) -> None:
+        """Put beside the rows of `passed`, which `when` let pass by, what they have in the columns `made`.
+
+        The relation `made` has none of them: what a row lacks is null.
+        """
+        held = {one.name: one.type for one in query.schema("SELECT * FROM passed")}
+        same = [one.name for one in made if held.get(one.name) == one.type]
+        if len(same) > 1:  # more than row_id
+            listed = ", ".join(map(identifier, same))
+            sql = f"SELECT * FROM made UNION ALL BY NAME SELECT {listed} FROM passed"
+            self.write(query, sql, "columns-passed", self.added)
 
     def fail(self, query: Query, rows: str, step: str, why: QueryError, name: str) -> int:
         """Write the rows whose values raise an error as failed rows; return their number."""

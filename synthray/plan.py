@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from synthray.generate.prompt import Prompt
+from synthray.asker import Asks
 from synthray.operator import Operator, path_of
 from synthray.pipeline import Pipeline
 from synthray.statement import Union
@@ -13,6 +13,7 @@ from synthray.statement import Union
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from synthray.model.language import Request
     from synthray.pipeline import Checked
     from synthray.statement import Statement
     from synthray.table import Table as Files
@@ -50,8 +51,8 @@ def _planned(pipeline: Pipeline) -> tuple[list[dict[str, Any]], int]:
             if work.makes() == "rows":
                 rows = line["rows_at_most"] = _source_rows(one, made)
             if work.uses_model:
-                n = getattr(work, "n", 1)
-                calls = rows if getattr(work, "together", False) else rows * n
+                n, together = (work.asker.n, work.asker.together) if isinstance(work, Asks) else (1, False)
+                calls = rows if together else rows * n
                 prompt = calls * _prompt_tokens(pipeline, one)
                 most = getattr(work, "max_tokens", None)
                 answer = None if most is None else rows * n * most
@@ -61,7 +62,7 @@ def _planned(pipeline: Pipeline) -> tuple[list[dict[str, Any]], int]:
                     "completion_tokens_at_most": answer,
                     "usd_about": _usd(work, prompt, answer),
                 }
-                rows *= n
+                rows *= n if work.makes() == "children" else 1
         elif isinstance(work, Union):
             rows += made[work.table]
         lines.append(line)
@@ -74,17 +75,27 @@ def samples(pipeline: Pipeline) -> list[dict[str, str]]:
     checked = pipeline.check()
     rows = _first_rows(checked[0])
     for one in checked:
-        for row, text in _prompts(one, rows):
-            found.append({"step": one.name, "row_id": row["row_id"], "prompt": text})
+        for row, texts in _prompts(one, rows):
+            found += [
+                {"step": one.name, "row_id": row["row_id"], "prompt": text} for text in dict.fromkeys(texts)
+            ]
     return found
 
 
-def _prompts(one: Checked, rows: list[dict[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+def _prompts(one: Checked, rows: list[dict[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """Return the rows that can be asked for now, with the texts of their questions."""
     work = one.step.work
-    if not isinstance(work, Prompt):
+    if not isinstance(work, Operator) or not isinstance(work, Asks):
         return []
+    if not set(work.table_names) <= set(work.context.tables):
+        return []  # a table that is a pipeline of its own has no rows yet
     able = [row for row in rows if set(work.reads) <= set(row)]
-    return [(row, "\n".join(message["content"] for message in work.said(row).messages)) for row in able]
+    return [(row, [_text(question.request) for question in work.questions(row)]) for row in able]
+
+
+def _text(request: Request) -> str:
+    said = [message["content"] for message in request.messages]
+    return "\n".join(said if request.prompt is None else [request.prompt])
 
 
 def _first_rows(source: Checked) -> list[dict[str, Any]]:
@@ -133,7 +144,7 @@ def _source_rows(source: Checked, made: Mapping[str, int]) -> int:
 
 
 def _prompt_tokens(pipeline: Pipeline, one: Checked) -> int:
-    prompts = [text for _, text in _prompts(one, _first_rows(pipeline.check()[0]))]
+    prompts = [text for _, texts in _prompts(one, _first_rows(pipeline.check()[0])) for text in texts]
     if not prompts:
         return 0
     return round(sum(len(text.encode()) for text in prompts) / len(prompts) / _BYTES_PER_TOKEN)

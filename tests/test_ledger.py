@@ -87,3 +87,18 @@ def test_where_no_row_fails_no_failure_is_listed(tmp_path: Path, query: Query) -
     error = conversion_error(query)
     assert ledger.fail(query, "SELECT * FROM rows WHERE n > 9", "step", error, "failures") == 0
     assert ledger.failures == []
+
+
+def test_rows_that_passed_by_keep_what_they_have_of_the_same_columns_and_type(tmp_path: Path) -> None:
+    passed = pa.table({"row_id": ["a", "b"], "mark": ["x", None], "size": ["big", "small"], "other": [1, 2]})
+    made = pa.schema([("row_id", pa.string()), ("size", pa.int64()), ("mark", pa.string())])
+    ledger = Ledger(tmp_path)
+    with Query({"passed": passed, "made": made.empty_table()}, writable=tmp_path) as query:
+        ledger.keep_passed(query, made)
+    (file,) = ledger.added
+    kept = pq.read_table(file).sort_by("row_id").to_pylist()
+    assert kept == [{"row_id": "a", "size": None, "mark": "x"}, {"row_id": "b", "size": None, "mark": None}]
+    ledger = Ledger(tmp_path)
+    with Query({"passed": passed, "made": made.empty_table().select(["row_id", "size"])}) as query:
+        ledger.keep_passed(query, pa.schema(list(made)[:2]))
+    assert ledger.added == [], "nothing to keep is no file"

@@ -200,3 +200,18 @@ def test_an_operator_without_work_says_so(rows: pa.Table) -> None:
 def test_a_measure_is_called_in_memory_and_leaves_measurements(rows: pa.Table) -> None:
     found = Diversity(text="text")(rows)
     assert found.column_names == ["metric", "value", "ci_low", "ci_high", "n", "slice"]
+
+
+def test_a_column_that_steps_share_has_no_prefix(rows: pa.Table) -> None:
+    @dataclass(frozen=True)
+    class Trails(Operator):
+        def adds(self) -> Mapping[str, pa.DataType]:
+            return {"label_audit": pa.string(), "own": pa.string()}
+
+    operator = Trails(context=Context(prefix="again_"))
+    assert operator.schema(rows.schema).names[-2:] == ["label_audit", "again_own"]
+    nothing = [None] * len(rows)
+    assert operator.add(rows, {"label_audit": nothing, "own": nothing}).column_names[-2:] == [
+        "label_audit",
+        "again_own",
+    ]

@@ -292,6 +292,12 @@ def test_rows_that_when_does_not_pick_have_no_marks_and_a_failing_one_is_a_faile
     assert marked(done) == {0: None, 1: None, 2: None, 3: TEXTS[3].upper(), 5: TEXTS[5].upper()}
 
 
+def test_rows_that_pass_by_keep_an_earlier_column_of_the_same_name(run: Callable[..., Run]) -> None:
+    done = run(Derive({"mark": "'old'"}), Step(Marks(), name="mark", when="n > 2"))
+    assert marked(done) == {n: text.upper() if n > 2 else "old" for n, text in enumerate(TEXTS)}
+    assert done.stages()[-1].files == done.stages()[-2].files, "the rows are not written again"
+
+
 # Artifacts.
 
 
