@@ -82,6 +82,10 @@ class Consensus(Operator):
             audit.COLUMN: audit.AUDIT,
         }
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured, slices left out."""
+        return ("annotated", "annotations", "unknown_rows")
+
     def files(self) -> tuple[Path, ...]:
         """Return the source of what reads and counts annotations."""
         return (*annotation.SOURCES, annotator.SOURCE, audit.SOURCE, Path(probability.__file__))
