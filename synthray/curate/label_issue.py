@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,80 +10,116 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pyarrow as pa
 from annotated_types import Ge, Le
 
-from synthray.errors import RunFailed
+from synthray import issue
+from synthray.errors import InputError, RunFailed
+from synthray.issue import Issues
+from synthray.label.confident import FilterBy, Score  # noqa: TC001 (a recipe is checked against them)
 from synthray.lineage import uniform
 from synthray.model import STUDENT
 from synthray.operator import Operator
+from synthray.table import Table
 
 if TYPE_CHECKING:
     from synthray.stage import Stage
-    from synthray.table import Table
-
-FilterBy = Literal[
-    "prune_by_noise_rate",
-    "prune_by_class",
-    "both",
-    "confident_learning",
-    "predicted_neq_given",
-    "low_normalized_margin",
-    "low_self_confidence",
-]
 
 
 @dataclass(frozen=True)
 class LabelIssue(Operator):
     """Add `label_issue`, `label_quality` (0 to 1) and `suggested_label` (cleanlab; Northcutt et al. 2021).
 
-    Each row is judged by a student that never saw it or its siblings: `folds` by hash of the parent (or the
-    row), each learned from the others. `filter_by` is cleanlab's rule. Rows without text or label keep nulls.
+    By the class probabilities in the column `probabilities`, which should be of a model that did not learn
+    from the row, in the order of `classes` (a list, or task.labels), else of the sorted labels. Or by
+    `text`: each row is judged by a student that never saw it or its siblings, `folds` by hash of the parent
+    (or the row), each learned from the others.
+
+    `filter_by` is cleanlab's rule, `score` what it measures quality by, with `adjusted` after probabilities
+    were adjusted by each class's mean; `frac_noise` is the share of the estimated errors that is marked, and
+    `min_examples_per_class` rows of each class never are. Marks are cleanlab's own over all rows in the order
+    of row_id. Rows without a label, or without text or probabilities, keep nulls. Measures `rate`, each
+    class's `threshold` and the matrix `noise`: slice 'given=A,true=B' is P(given A | true B).
     """
 
-    text: str
     label: str
+    text: str | None = None
+    probabilities: str | None = None
+    classes: Sequence[str] | Literal["task.labels"] = ()
     folds: Annotated[int, Ge(2), Le(20)] = 5
     filter_by: FilterBy = "prune_by_noise_rate"
+    score: Score = "self_confidence"
+    adjusted: bool = False
+    frac_noise: Annotated[float, Ge(0), Le(1)] = 1.0
+    min_examples_per_class: Annotated[int, Ge(0)] = 1
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Text and label."""
-        return (self.text, self.label)
+        """Label, and text or probabilities."""
+        return tuple(name for name in (self.text, self.label, self.probabilities) if name is not None)
 
     def adds(self) -> Mapping[str, pa.DataType]:
         """Return the marks."""
-        return {"label_issue": pa.bool_(), "label_quality": pa.float64(), "suggested_label": pa.string()}
+        return Issues.adds
 
     def files(self) -> tuple[Path, ...]:
-        """Return the student's source: another student judges otherwise."""
-        return (STUDENT,)
+        """Return the sources of what judges: another student judges otherwise."""
+        return issue.SOURCES if self.probabilities else (*issue.SOURCES, STUDENT)
 
     def check(self, before: pa.Schema) -> None:
-        """Raise an InputError when text or label holds no text."""
-        self.require_text(before, self.text, self.label)
+        """Raise an InputError when columns or settings cannot be what they must be."""
+        if (self.text is None) == (self.probabilities is None):
+            raise InputError(
+                "needs text, from which a student learns the probabilities, or the column of probabilities; "
+                f"{'neither is' if self.text is None else 'both are'} set"
+            )
+        if self.text is not None:
+            self.require_text(before, self.text, self.label)
+            if self.classes:
+                raise InputError("classes is the order of given probabilities; a student has its own")
+        self.issues.check(before)
+
+    @property
+    def issues(self) -> Issues:
+        """What judges rows by probabilities, given ones or the student's."""
+        if self.probabilities is not None:
+            return Issues.of(self)
+        return Issues.of(self, label="label", probabilities="probabilities", classes=())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Mark the rows of a whole table."""
-        narrow = self.folded(table)
-        found = [self.out_of_fold(narrow, fold) for fold in range(self.folds)]
-        return self.attach(table, self.marks(pa.concat_tables(found)))
+        judged = table if self.probabilities else self.learned(table)
+        return self.attach(table, self.issues.found(judged))
 
     def apply(self, stage: Stage) -> None:
-        """Learn the folds in tasks from narrow files; cleanlab ranks over the probabilities."""
+        """Judge given probabilities where they stand; or learn the folds in tasks and judge those."""
+        self.issues.search(stage, None if self.probabilities else self.learn(stage))
+
+    # The student.
+
+    def learned(self, table: pa.Table) -> pa.Table:
+        """Return row_id, label and the student's probabilities of the rows of a whole table."""
+        narrow = self.folded(table)
+        return pa.concat_tables(self.out_of_fold(narrow, fold) for fold in range(self.folds))
+
+    def learn(self, stage: Stage) -> Table:
+        """Return the files of row_id, label and the student's probabilities, a task for some of the folds."""
         import ray
 
-        columns = [name for name in ("row_id", "parent_id", self.text, self.label) if name in stage.columns]
-        narrow = stage.narrow(stage.dataset(columns), self.folded, stage.path / "folds")
+        columns = ["row_id", "parent_id", self.text or "", self.label]
+        dataset = stage.dataset([name for name in columns if name in stage.columns])
+        narrow = stage.narrow(dataset, self.folded, stage.path / "folds")
         # A worker takes seconds to load scikit-learn, so no more of them than can work at once.
         workers = min(self.folds, max(1, int(ray.cluster_resources().get("CPU", 1))))
         shares = [range(first, self.folds, workers) for first in range(workers)]
-        found = stage.tasks(_learn, [(self, narrow, share) for share in shares])
-        stage.added(self.marks(pa.concat_tables(found)))
+        folder = stage.path / "learned"
+        folder.mkdir()
+        found = stage.tasks(_learn, [(self, narrow, share, folder) for share in shares])
+        return Table(tuple(file for files in found for file in files), "parquet")
 
     def folded(self, table: pa.Table) -> pa.Table:
         """Return row_id, text, label and fold of the rows that have both."""
         rows = zip(
             table["row_id"].to_pylist(),
             table["parent_id"].to_pylist() if "parent_id" in table.column_names else [None] * len(table),
-            table[self.text].to_pylist(),
+            table[self.text or ""].to_pylist(),
             table[self.label].to_pylist(),
             strict=True,
         )
@@ -123,36 +159,18 @@ class LabelIssue(Operator):
             )
         values: Any = []
         if len(judged):
-            learned = student.fit(train["text"].to_pylist(), train["label"].to_pylist(), self.context.seed)
-            values = student.probabilities(learned, judged["text"].to_pylist(), classes).tolist()
+            learner = student.Student("linear", self.context.seed)
+            learned = learner.fit(train["text"].to_pylist(), train["label"].to_pylist())
+            values = learned.probabilities(judged["text"].to_pylist(), classes).tolist()
         probabilities = pa.array(values, pa.list_(pa.float64()))
         return judged.select(["row_id", "label"]).append_column("probabilities", probabilities)
 
-    def marks(self, judged: pa.Table) -> pa.Table:
-        """Return row_id and the marks, by cleanlab over all rows' probabilities."""
-        import numpy as np
-        from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_label_quality_scores
 
-        judged = judged.sort_by("row_id")
-        given = judged["label"].to_pylist()
-        classes = sorted(set(given))
-        labels = np.array([classes.index(label) for label in given])
-        probabilities = np.array(judged["probabilities"].to_pylist())
-        issues = find_label_issues(labels, probabilities, filter_by=self.filter_by, n_jobs=1)
-        quality = get_label_quality_scores(labels, probabilities)
-        return pa.table(
-            {
-                "row_id": judged["row_id"],
-                "label_issue": pa.array(issues, pa.bool_()),
-                "label_quality": pa.array(quality, pa.float64()),
-                "suggested_label": pa.array([classes[best] for best in probabilities.argmax(axis=1)]),
-            }
-        )
-
-
-def _learn(operator: LabelIssue, narrow: Table, folds: range) -> pa.Table:
+def _learn(operator: LabelIssue, narrow: Table, folds: range, folder: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     rows = pa.concat_tables(pq.read_table(file) for file in narrow.files)
-    return pa.concat_tables(operator.out_of_fold(rows, fold) for fold in folds)
+    files = [str(folder / f"fold-{fold}.parquet") for fold in folds]
+    for file, fold in zip(files, folds, strict=True):
+        pq.write_table(operator.out_of_fold(rows, fold), file)
+    return files

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import random
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from synthray.curate.label_issue import LabelIssue
 from synthray.errors import InputError, RunFailed
+from synthray.label.confident import FilterBy, Score
 from synthray.operator import Context
+from synthray.task import Task
 
 WORDS = {
     "money": ["stock", "bank", "share", "profit", "market", "trade", "loan", "price", "bond", "fund"],
@@ -72,32 +79,164 @@ def test_the_suggested_label_is_mostly_the_true_one_and_quality_tells_right_from
     assert len(set(lowest) & wrong) / len(wrong) >= 0.9
 
 
-def test_the_mask_is_cleanlabs_own_on_the_same_probabilities() -> None:
+@functools.cache
+def problem() -> tuple[np.ndarray, np.ndarray, pa.Table]:
+    """Return given classes, their probabilities, and both as rows in another order."""
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 3, 400)
+    held = generator.dirichlet([0.5, 0.5, 0.5], 400)
+    held[np.arange(400), labels] += generator.random(400)
+    held /= held.sum(axis=1, keepdims=True)
+    order = generator.permutation(400)
+    table = pa.table(
+        {
+            "row_id": [f"row{place:03}" for place in order],
+            "label": ["abc"[labels[place]] for place in order],
+            "probabilities": [held[place].tolist() for place in order],
+        }
+    )
+    return labels, held, table
+
+
+GIVEN = LabelIssue(label="label", probabilities="probabilities")
+
+
+@pytest.mark.parametrize("rule", get_args(FilterBy))
+@pytest.mark.parametrize("score", get_args(Score))
+def test_marks_by_given_probabilities_are_cleanlabs_own(rule: Any, score: Any) -> None:
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    generator = np.random.default_rng(3)
-    classes, size = ["a", "b", "c"], 90
-    labels = generator.integers(0, 3, size)
-    probabilities = generator.dirichlet([0.5, 0.5, 0.5], size)
-    order = generator.permutation(size)
-    judged = pa.table(
+    labels, held, table = problem()
+    out = replace(GIVEN, filter_by=rule, score=score)(table)
+    assert out["row_id"] == table["row_id"]
+    out = out.sort_by("row_id")
+    expected = find_label_issues(labels, held, filter_by=rule, n_jobs=1)
+    assert out["label_issue"].to_pylist() == expected.tolist()
+    assert 0 < expected.sum() < 400
+    scores = get_label_quality_scores(labels, held, method=score)
+    np.testing.assert_array_equal(out["label_quality"].to_numpy(), scores)
+    assert out["suggested_label"].to_pylist() == ["abc"[place] for place in held.argmax(axis=1)]
+
+
+def test_the_students_marks_are_those_of_its_probabilities(marked: tuple[pa.Table, set[str]]) -> None:
+    learned = OPERATOR.learned(rows()[0])
+    given = replace(GIVEN, context=OPERATOR.context)(learned).sort_by("row_id")
+    for name in GIVEN.adds():
+        assert given[name].to_pylist() == marked[0][name].to_pylist()
+
+
+def test_classes_name_the_order_of_the_probabilities_and_may_hold_one_that_no_row_has() -> None:
+    _, _, table = problem()
+    turned = pa.array([[*line[::-1], 0.0] for line in table["probabilities"].to_pylist()])
+    other = table.set_column(2, "probabilities", turned)
+    expected = GIVEN(table)
+    assert replace(GIVEN, classes=["c", "b", "a", "d"])(other).drop_columns(["probabilities"]) == (
+        expected.drop_columns(["probabilities"])
+    )
+    task = Task(labels={"c": "", "b": "", "a": "", "d": ""})
+    by_task = replace(GIVEN, classes="task.labels", context=Context(task=task))(other)
+    assert by_task["suggested_label"] == expected["suggested_label"]
+    assert replace(GIVEN, classes=["a", "b", "c", "d"])(other) != by_task
+    assert replace(GIVEN, context=Context(task=task))(table) == expected, "a task alone changes no order"
+
+
+def test_rows_without_label_or_probabilities_keep_nulls_and_change_nothing() -> None:
+    _, _, table = problem()
+    kind = table.schema.field("probabilities").type
+    lacking = pa.table(
         {
-            "row_id": [f"row{place:03}" for place in order],
-            "label": [classes[labels[place]] for place in order],
-            "probabilities": [probabilities[place].tolist() for place in order],
+            "row_id": ["x", "y"],
+            "label": pa.array(["a", None]),
+            "probabilities": pa.array([None, [float("nan"), 7.0]], kind),
         }
     )
-    for rule in ("prune_by_noise_rate", "both", "confident_learning", "low_self_confidence"):
-        marks = replace(OPERATOR, filter_by=rule).marks(judged)
-        expected = find_label_issues(labels, probabilities, filter_by=rule)
-        assert marks["row_id"].to_pylist() == [f"row{place:03}" for place in range(size)]
-        assert marks["label_issue"].to_pylist() == expected.tolist()
-        assert 0 < expected.sum() < size
-    scores = get_label_quality_scores(labels, probabilities)
-    np.testing.assert_array_equal(marks["label_quality"].to_numpy(), scores)
-    best = [classes[place] for place in probabilities.argmax(axis=1)]
-    assert marks["suggested_label"].to_pylist() == best
+    out = GIVEN(pa.concat_tables([lacking, table]))
+    assert out.slice(2) == GIVEN(table)
+    assert out.slice(0, 2).select(list(GIVEN.adds())).to_pylist() == [dict.fromkeys(GIVEN.adds())] * 2
+
+
+def test_the_column_of_another_prefix() -> None:
+    out = replace(GIVEN, context=Context(prefix="strong_"))(problem()[2])
+    assert "strong_label_issue" in out.column_names
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "told"),
+    [
+        (["a", "a"], {}, r"needs at least two labels among the rows, but found \['a'\] in column 'label'"),
+        ([None, None], {}, r"needs at least two labels among the rows, but found \[\]"),
+        (["a", "bee"], {"classes": ["a", "bees"]}, "'bee', which is none of the classes.*mean 'bees'"),
+        (["a", "b"], {"classes": ["a", "b", "c"]}, "'1' holds 2 probabilities, but there are 3 classes"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told(labels: Any, settings: Any, told: str) -> None:
+    held = pa.array([[0.5, 0.5], [0.25, 0.75]])
+    table = pa.table({"row_id": ["1", "2"], "label": pa.array(labels, pa.string()), "probabilities": held})
+    with pytest.raises(RunFailed, match=f"label_issue: .*{told}"):
+        replace(GIVEN, **settings)(table)
+
+
+def test_labels_of_rows_without_probabilities_are_nothing_to_judge() -> None:
+    held = pa.nulls(2, pa.list_(pa.float64()))
+    table = pa.table({"row_id": ["1", "2"], "label": ["a", "b"], "probabilities": held})
+    with pytest.raises(RunFailed, match="no row has both 'label' and 'probabilities'"):
+        GIVEN(table)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "needs text, .*; neither is set"),
+        ({"text": "text", "probabilities": "probabilities"}, "needs text, .*; both are set"),
+        ({"text": "text", "classes": ["a", "b"]}, "classes is the order of given probabilities"),
+        ({"probabilities": "text"}, "column 'text' must hold lists of floating-point numbers"),
+        ({"probabilities": "probabilities", "label": "number"}, "'number' must hold text, but is int64"),
+        ({"probabilities": "probabilities", "classes": ["a", "a"]}, "classes names 'a' twice"),
+        ({"probabilities": "probabilities", "classes": ["a"]}, "classes must name at least two"),
+        ({"probabilities": "probabilities", "classes": "task.labels"}, "but the task has no labels"),
+        (
+            {
+                "probabilities": "probabilities",
+                "adjusted": True,
+                "score": "confidence_weighted_entropy",
+            },
+            "adjusted goes with score self_confidence or normalized_margin",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: Any, told: str) -> None:
+    schema = pa.schema(
+        [
+            ("text", pa.string()),
+            ("label", pa.string()),
+            ("number", pa.int64()),
+            ("probabilities", pa.list_(pa.float64())),
+        ]
+    )
+    with pytest.raises(InputError, match=told):
+        LabelIssue(**{"label": "label", **settings}).check(schema)
+    GIVEN.check(schema)
+
+
+@pytest.mark.skipif(not os.environ.get("SYNTHRAY_DATA"), reason="SYNTHRAY_DATA names no folder of real data")
+def test_the_stored_probabilities_of_20news_are_judged_as_by_cleanlab() -> None:
+    from cleanlab.filter import find_label_issues
+
+    news = pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / "label_errors_20news.parquet")
+    given, held = np.array(news["given_label"]), np.array(news["pred_probs"].to_pylist())
+    table = pa.table(
+        {
+            "row_id": [f"{place:05}" for place in range(len(news))],
+            "label": [f"{label:02}" for label in given],
+            "probabilities": news["pred_probs"],
+        }
+    )
+    out = GIVEN(table)
+    assert out["label_issue"].to_pylist() == find_label_issues(given, held, n_jobs=1).tolist()
+    reviewed = np.array(news["reviewed"]) & np.array(out["label_issue"])
+    wrong = np.array(news["validated_error"].fill_null(False))
+    assert wrong[reviewed].mean() > 0.85
 
 
 def test_marks_do_not_depend_on_the_order_of_rows(marked: tuple[pa.Table, set[str]]) -> None:
