@@ -56,6 +56,10 @@ class MultilabelIssue(Operator):
         """Return the marks."""
         return MultilabelIssues.adds
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured, slices left out."""
+        return ("rate",)
+
     def files(self) -> tuple[Path, ...]:
         """Return the sources of what judges."""
         return issue.SOURCES

@@ -71,6 +71,10 @@ class Outlier(Operator):
         rare = {"rare_class": pa.bool_()} if self.label else {}
         return {"outlier": pa.bool_(), "outlier_score": pa.float64(), **rare}
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured, slices left out."""
+        return ("rate", "cut")
+
     def files(self) -> tuple[Path, ...]:
         """Return the sources of what judges."""
         return issue.SOURCES if self.probabilities else vectors.SOURCES

@@ -60,6 +60,10 @@ class TokenIssue(Operator):
         """Return the marks."""
         return TokenIssues.adds
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is measured, slices left out."""
+        return ("rate",)
+
     def files(self) -> tuple[Path, ...]:
         """Return the sources of what judges."""
         return issue.SOURCES

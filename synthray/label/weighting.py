@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from synthray.label.softmax import BATCH, Adam, Head, Numbers, Rows
 
@@ -22,6 +23,9 @@ _PACE = 0.25
 _MOMENTUM = 0.9
 _ENOUGH = 1e-3
 """What a step must lower the outer loss by, as a share of what it was at first."""
+
+_RATE = 0.01
+"""The rate of L2RW: a head that fits the few gold rows at once has nothing left to ask of the others."""
 
 _OPTIMUM, _SOLVED = 1e-3, 1e-2
 """Tolerances of the inner optimum and of the hypergradient: the weights do not need more digits."""
@@ -46,7 +50,7 @@ def sungen(
     logits = pace = np.zeros(len(rows))
     losses: list[float] = []
     for _ in range(iterations):
-        weights = 1 / (1 + np.exp(-logits))
+        weights = expit(logits)
         gradient = np.zeros(len(rows))
         found = []
         for one, other in (sides, sides[::-1]):
@@ -60,7 +64,7 @@ def sungen(
             break
         pace = gradient / size if len(losses) == 1 else _MOMENTUM * pace + (1 - _MOMENTUM) * gradient / size
         logits = logits - _PACE * pace
-    weights = 1 / (1 + np.exp(-logits))
+    weights = expit(logits)
     for side in sides:
         weights[side.places] *= side.scale(weights[side.places])
     return weights, losses
@@ -139,7 +143,7 @@ def l2rw(rows: Rows, gold: Rows, base: Numbers, epochs: int, seed: int, l2: floa
     random = np.random.default_rng(seed)
     learned = base > 0
     size = -(-BATCH * len(rows) // int(learned.sum()))
-    held, adam = np.zeros(rows.shape), Adam(rows.shape)
+    held, adam = np.zeros(rows.shape), Adam(rows.shape, _RATE)
     total = np.zeros(len(rows))
     for _ in range(epochs):
         order = random.permutation(len(rows))

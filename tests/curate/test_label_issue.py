@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import learning
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,38 +22,14 @@ from synthray.label.confident import FilterBy, Score
 from synthray.operator import Context
 from synthray.task import Task
 
-WORDS = {
-    "money": ["stock", "bank", "share", "profit", "market", "trade", "loan", "price", "bond", "fund"],
-    "pets": ["cat", "dog", "fur", "purr", "bark", "leash", "paw", "kitten", "puppy", "vet"],
-    "food": ["soup", "bread", "salt", "oven", "bake", "taste", "cheese", "onion", "cook", "spoon"],
-}
-COMMON = ["the", "a", "of", "and", "to", "in", "it", "is", "was", "on"]
 OPERATOR = LabelIssue(text="text", label="label", folds=3, context=Context(seed=1))
 
 
 def rows(size: int = 120, flipped: int = 12) -> tuple[pa.Table, set[str]]:
     """Return texts with labels, and the ids of those whose label was flipped."""
-    generator = random.Random(2)
-    labels = [list(WORDS)[number % 3] for number in range(size)]
-    texts = [
-        " ".join(generator.choices(WORDS[label], k=5) + generator.choices(COMMON, k=5)) for label in labels
-    ]
-    wrong = set(generator.sample(range(size), flipped))
-    given = [
-        generator.choice([other for other in WORDS if other != label]) if number in wrong else label
-        for number, label in enumerate(labels)
-    ]
-    ids = [f"row{number:03}" for number in range(size)]
-    table = pa.table(
-        {
-            "row_id": ids,
-            "parent_id": pa.nulls(size, pa.string()),
-            "text": texts,
-            "label": given,
-            "true": labels,
-        }
-    )
-    return table, {ids[number] for number in wrong}
+    table = learning.rows(size, flipped)
+    wrong = pc.not_equal(table["label"], table["true"])
+    return table, set(table["row_id"].filter(wrong).to_pylist())
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +98,7 @@ def test_marks_by_given_probabilities_are_cleanlabs_own(rule: Any, score: Any) -
 
 
 def test_the_students_marks_are_those_of_its_probabilities(marked: tuple[pa.Table, set[str]]) -> None:
-    learned = OPERATOR.learned(rows()[0])
+    learned = OPERATOR.judged(rows()[0])
     given = replace(GIVEN, context=OPERATOR.context)(learned).sort_by("row_id")
     for name in GIVEN.adds():
         assert given[name].to_pylist() == marked[0][name].to_pylist()
@@ -187,8 +165,8 @@ def test_labels_of_rows_without_probabilities_are_nothing_to_judge() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "needs text, .*; neither is set"),
-        ({"text": "text", "probabilities": "probabilities"}, "needs text, .*; both are set"),
+        ({}, "needs text or embedding, .*; neither is set"),
+        ({"text": "text", "probabilities": "probabilities"}, "needs text or embedding, .*; both are set"),
         ({"text": "text", "classes": ["a", "b"]}, "classes is the order of given probabilities"),
         ({"probabilities": "text"}, "column 'text' must hold lists of floating-point numbers"),
         ({"probabilities": "probabilities", "label": "number"}, "'number' must hold text, but is int64"),
@@ -266,35 +244,12 @@ def test_rows_without_text_or_label_keep_nulls_and_change_nothing(
         assert out[name].to_pylist()[:3] == [None] * 3
 
 
-def test_siblings_are_in_one_fold_and_strangers_in_all() -> None:
-    table = pa.table(
-        {
-            "row_id": [f"row{number}" for number in range(300)],
-            "parent_id": [f"parent{number // 5}" if number < 200 else None for number in range(300)],
-            "text": ["text"] * 300,
-            "label": ["a"] * 300,
-        }
-    )
-    folds = OPERATOR.folded(table)["fold"].to_pylist()
-    for start in range(0, 200, 5):
-        assert len(set(folds[start : start + 5])) == 1
-    for part in (folds[:200:5], folds[200:]):
-        assert set(part) == {0, 1, 2}
-    other = replace(OPERATOR, context=Context(seed=2)).folded(table)["fold"].to_pylist()
-    assert other != folds
-
-
 def test_a_copy_of_the_row_among_its_siblings_does_not_vouch_for_it() -> None:
     table, _ = rows(flipped=0)
     wrong = {"text": "cat dog fur purr bark vet", "label": "money", "true": "pets", "parent_id": "one"}
     copies = pa.Table.from_pylist([{"row_id": f"copy{n}", **wrong} for n in range(6)], schema=table.schema)
     out = OPERATOR(pa.concat_tables([table, copies]))
     assert set(out["suggested_label"].to_pylist()[-6:]) == {"pets"}
-
-
-def test_without_parent_ids_each_row_is_on_its_own() -> None:
-    table, _ = rows(30, 0)
-    assert OPERATOR.folded(table.drop_columns(["parent_id"])) == OPERATOR.folded(table)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +269,9 @@ def test_one_label_is_nothing_to_learn_from(labels: list[str | None], found: str
             "label": pa.array(labels, pa.string()),
         }
     )
-    with pytest.raises(RunFailed, match=rf"label_issue: needs at least two labels .* but found {found}"):
+    with pytest.raises(
+        RunFailed, match=rf"label_issue: cannot learn .* at least two labels.* but found {found}"
+    ):
         OPERATOR(table)
 
 
