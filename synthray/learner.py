@@ -14,14 +14,16 @@ import pyarrow.compute as pc
 from annotated_types import Ge, Le
 
 from synthray import vectors
-from synthray.errors import InputError, RunFailed
+from synthray.errors import InputError, RunFailed, near
 from synthray.lineage import connected, digest, uniform
 from synthray.model import STUDENT
 from synthray.operator import Operator
 from synthray.query import Query
+from synthray.spelling import identifier
 from synthray.table import Table
 
 if TYPE_CHECKING:
+    from synthray.label.softmax import Rows
     from synthray.model.student import Inputs, Learned
     from synthray.stage import Stage
 
@@ -171,6 +173,65 @@ class Learner(Operator):
             f"<= greatest(1, round({most / rows!r} * count(*) OVER (PARTITION BY label)))"
         )
         return f"SELECT * FROM narrow QUALIFY {chosen} ORDER BY row_id"
+
+    # What softmax heads learn from.
+
+    def check_others(self, name: str) -> None:
+        """Raise an InputError when a named table lacks a column that is learned from."""
+        schema = self.context.schemas[name]
+        for column in (self.label, self.text, self.embedding):
+            if column and column not in schema.names:
+                raise InputError(f"the table {name!r} has no column {column!r}{near(column, schema.names)}")
+        self.require_text(schema, self.label, *([self.text] if self.text else []))
+        if self.embedding:
+            vectors.check_column(schema, self.embedding, f"the table {name!r}: column")
+
+    def others(self, name: str, classes: Sequence[str]) -> pa.Table:
+        """Return the rows of a named table, narrow; RunFailed for none, or for a label that is no class."""
+        columns = ", ".join(identifier(one) for one in (self.label, self.text, self.embedding) if one)
+        weight = f", 1.0 AS {identifier(self.weight)}" if self.weight else ""
+        with Query({name: self.context.tables[name]}) as query:
+            rows = query.arrow(
+                f"SELECT CAST(row_number() OVER () AS VARCHAR) AS row_id, {columns}{weight} "
+                f"FROM {identifier(name)}"
+            )
+        found = self.narrowed(rows)
+        if not len(found):
+            raise RunFailed(f"{self.step}: the table {name!r} has no row with all that is read")
+        unknown = sorted(set(found["label"].to_pylist()) - set(classes))
+        if unknown:
+            raise RunFailed(
+                f"{self.step}: the table {name!r} has the label {unknown[0]!r}, which no row has"
+                f"{near(unknown[0], classes)}"
+            )
+        return found
+
+    def features(self, narrow: pa.Table) -> Any:
+        """Return the fitted features of the texts; None where vectors alone are learned from."""
+        from synthray.model.student import words
+
+        if not self.text:
+            return None
+        try:
+            return words(narrow["text"].to_pylist(), 2)[0]
+        except ValueError as error:
+            raise RunFailed(
+                f"{self.step}: column {self.text!r} has no word in any of {len(narrow)} rows"
+            ) from error
+
+    def headed(self, narrow: pa.Table, features: Any, classes: Sequence[str]) -> Rows:
+        """Return narrow rows as heads see them: TF-IDF of the text, the vector, or one beside the other."""
+        from synthray.label.softmax import Rows
+
+        inputs: list[Any] = self.inputs(narrow)
+        if features is not None:
+            inputs[0] = features.transform(inputs[0])
+        held = inputs[0]
+        if len(inputs) > 1:
+            from scipy.sparse import csr_array, hstack
+
+            held = hstack([held, csr_array(inputs[1])], format="csr")
+        return Rows(held, pc.index_in(narrow["label"], pa.array(classes)).to_numpy(), len(classes))
 
     def _learned(self, plan: _Plan, train: pa.Table, fold: int) -> Sequence[Learned]:
         """Return the students of the rows outside of a fold: of the texts, of the vectors."""

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Le
 
-from synthray import vectors
-from synthray.errors import InputError, RunFailed, near
+from synthray.errors import RunFailed
 from synthray.label import softmax
 from synthray.label.softmax import Head, Rows
 from synthray.learner import Learner, fetched
@@ -78,17 +77,8 @@ class Student(Learner):
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the validation table lacks a column."""
         super().check(before)
-        if self.validation is None:
-            return
-        schema = self.context.schemas[self.validation]
-        for name in (self.label, self.text, self.embedding):
-            if name and name not in schema.names:
-                raise InputError(
-                    f"the table {self.validation!r} has no column {name!r}{near(name, schema.names)}"
-                )
-        self.require_text(schema, self.label, *([self.text] if self.text else []))
-        if self.embedding:
-            vectors.check_column(schema, self.embedding, f"the table {self.validation!r}: column")
+        if self.validation is not None:
+            self.check_others(self.validation)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Judge the rows of a whole table."""
@@ -169,37 +159,20 @@ class Student(Learner):
 
     def head(self, narrow: pa.Table) -> _Head:
         """Return a head that has learned from narrow rows, and what its optimum's loss on others asks."""
-        from synthray.model.student import words
-
-        features = words(narrow["text"].to_pylist(), 2)[0] if self.text else None
+        features = self.features(narrow)
         classes = tuple(sorted(set(narrow["label"].to_pylist())))
         if len(classes) < 2:
             raise RunFailed(f"{self.step}: needs at least two labels, but found {list(classes)}")
-        learned = _Head(features, classes)
-        head = Head(learned.rows(self, narrow), narrow["weight"].to_numpy(), _L2)
+        head = Head(self.headed(narrow, features, classes), narrow["weight"].to_numpy(), _L2)
         seed = int(uniform("epochs", self.context.seed) * 2**31)
-        held = replace(learned, epochs=tuple(head.epochs(self.epochs, seed)))
+        held = _Head(features, classes, tuple(head.epochs(self.epochs, seed)))
         if self.validation is None:
             return held
-        with Query({self.validation: self.context.tables[self.validation]}) as query:
-            others = self.narrowed(query.arrow(self._validation()))
-        unknown = sorted(set(others["label"].to_pylist()) - set(classes))
-        if unknown or not len(others):
-            found = (
-                f"the label {unknown[0]!r}, which no row has" if unknown else "no row with all that is read"
-            )
-            raise RunFailed(f"{self.step}: the table {self.validation!r} holds {found}")
+        others = self.others(self.validation, classes)
         optimum = head.optimum()
-        right = learned.rows(self, others).gradient(optimum)
+        right = self.headed(others, features, classes).gradient(optimum)
         solved = head.solve(head.rows.probabilities(optimum), right)
         return replace(held, optimum=optimum, solved=solved)
-
-    def _validation(self) -> str:
-        assert self.validation is not None
-        named = ", ".join(identifier(name) for name in (self.label, self.text, self.embedding) if name)
-        weight = f", 1.0 AS {identifier(self.weight)}" if self.weight else ""
-        ids = "CAST(row_number() OVER () AS VARCHAR) AS row_id"
-        return f"SELECT {ids}, {named}{weight} FROM {identifier(self.validation)}"
 
 
 @dataclass(frozen=True)
@@ -234,22 +207,9 @@ class _Head:
     optimum: np.ndarray | None = None
     solved: np.ndarray | None = None
 
-    def rows(self, operator: Student, narrow: pa.Table) -> Rows:
-        """Return narrow rows as a head sees them."""
-        inputs: list[Any] = operator.inputs(narrow)
-        if self.features is not None:
-            inputs[0] = self.features.transform(inputs[0])
-        held = inputs[0]
-        if len(inputs) > 1:
-            from scipy.sparse import csr_array, hstack
-
-            held = hstack([inputs[0], csr_array(inputs[1])], format="csr")
-        given = pc.index_in(narrow["label"], pa.array(self.classes)).to_numpy()
-        return Rows(held, given, len(self.classes))
-
     def marks(self, operator: Student, narrow: pa.Table) -> pa.Table:
         """Return row_id, the dynamics and the influence of narrow rows."""
-        rows = self.rows(operator, narrow)
+        rows = operator.headed(narrow, self.features, self.classes)
         made: dict[str, Any] = {"row_id": narrow["row_id"]}
         if self.epochs:
             made |= {name: pa.array(values) for name, values in self._dynamics(rows).items()}

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Gt, Le
 
-from synthray import vectors
-from synthray.errors import InputError, RunFailed, near
+from synthray.errors import InputError, RunFailed
 from synthray.label import confident, softmax, weighting
 from synthray.label.confident import Items, Score
-from synthray.label.softmax import Rows
 from synthray.learner import Learner
 from synthray.lineage import uniform
 from synthray.metric import measurements
 from synthray.query import Query
-from synthray.spelling import identifier
 
 if TYPE_CHECKING:
     from synthray.stage import Stage
@@ -95,7 +92,7 @@ class Weight(Learner):
         else:
             super().check(before)
         if self.gold:
-            self._check_gold(self.context.schemas[self.gold])
+            self.check_others(self.gold)
 
     def _check_quality(self, before: pa.Schema) -> None:
         if self.by != "confidence" or self.text or self.embedding:
@@ -108,14 +105,6 @@ class Weight(Learner):
                 f"column {self.quality!r} must hold floating-point numbers from 0 to 1, but is "
                 f"{before.field(self.quality).type}"
             )
-
-    def _check_gold(self, schema: pa.Schema) -> None:
-        for name in (self.label, self.text, self.embedding):
-            if name and name not in schema.names:
-                raise InputError(f"the table {self.gold!r} has no column {name!r}{near(name, schema.names)}")
-        self.require_text(schema, self.label, *([self.text] if self.text else []))
-        if self.embedding:
-            vectors.check_column(schema, self.embedding, f"the table {self.gold!r}: column")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Weight the rows of a whole table."""
@@ -187,10 +176,10 @@ class Weight(Learner):
         learned = pc.is_in(rows["row_id"], sample).to_numpy()
         base = rows["weight"].to_numpy() * learned
         self._require(plan.classes, int((base > 0).sum()))
-        features = self._features(rows.filter(pa.array(base > 0)))
-        taken = self._rows(rows, features, plan.classes)
-        if self.by == "l2rw":
-            gold = self._rows(self._gold(plan.classes), features, plan.classes)
+        features = self.features(rows.filter(pa.array(base > 0)))
+        taken = self.headed(rows, features, plan.classes)
+        if self.gold is not None:
+            gold = self.headed(self.others(self.gold, plan.classes), features, plan.classes)
             seed = int(uniform("l2rw", self.context.seed) * 2**31)
             return weighting.l2rw(taken, gold, base, self.epochs, seed)
         half = plan.folds(rows, 2) == 1
@@ -211,51 +200,6 @@ class Weight(Learner):
                 f"{self.step}: needs at least {_FEWEST} rows to learn from, with text or vector, label, and "
                 f"a weight above 0, but found {rows}"
             )
-
-    def _features(self, rows: pa.Table) -> Any:
-        from synthray.model.student import words
-
-        if not self.text:
-            return None
-        try:
-            return words(rows["text"].to_pylist(), 2)[0]
-        except ValueError as error:
-            raise RunFailed(
-                f"{self.step}: column {self.text!r} has no word in any of {len(rows)} rows"
-            ) from error
-
-    def _rows(self, rows: pa.Table, features: Any, classes: Sequence[str]) -> Rows:
-        """Return narrow rows as heads see them: TF-IDF of the text, the vector, or one beside the other."""
-        inputs: list[Any] = self.inputs(rows)
-        if features is not None:
-            inputs[0] = features.transform(inputs[0])
-        held = inputs[0]
-        if len(inputs) > 1:
-            from scipy.sparse import csr_array, hstack
-
-            held = hstack([held, csr_array(inputs[1])], format="csr")
-        return Rows(held, pc.index_in(rows["label"], pa.array(classes)).to_numpy(), len(classes))
-
-    def _gold(self, classes: Sequence[str]) -> pa.Table:
-        """Return the gold rows, narrow."""
-        assert self.gold is not None
-        named = ", ".join(identifier(name) for name in (self.label, self.text, self.embedding) if name)
-        weight = f", 1.0 AS {identifier(self.weight)}" if self.weight else ""
-        with Query({self.gold: self.context.tables[self.gold]}) as query:
-            rows = query.arrow(
-                f"SELECT CAST(row_number() OVER () AS VARCHAR) AS row_id, {named}{weight} "
-                f"FROM {identifier(self.gold)}"
-            )
-        found = self.narrowed(rows)
-        if not len(found):
-            raise RunFailed(f"{self.step}: the table {self.gold!r} has no row with all that is read")
-        unknown = sorted(set(found["label"].to_pylist()) - set(classes))
-        if unknown:
-            raise RunFailed(
-                f"{self.step}: the table {self.gold!r} has the label {unknown[0]!r}, which no row has"
-                f"{near(unknown[0], classes)}"
-            )
-        return found
 
 
 def _weigh(operator: Weight, files: Sequence[str], path: Path) -> tuple[int, float]:

@@ -84,7 +84,7 @@ def test_dynamics_are_those_of_the_probabilities_after_each_epoch() -> None:
     made = replace(OPERATOR, epochs=4)(table)
     narrow = OPERATOR.narrowed(table).sort_by("row_id")
     head = replace(OPERATOR, epochs=4).head(narrow)
-    held = head.rows(OPERATOR, narrow)
+    held = OPERATOR.headed(narrow, head.features, head.classes)
     each = np.stack([held.probabilities(coefficients) for coefficients in head.epochs])
     assert each.shape == (4, 90, 3)
     own = each[:, np.arange(90), held.given]
@@ -109,10 +109,9 @@ def test_influence_is_what_leaving_a_row_out_does_to_the_loss(tmp_path: Path) ->
     influence = np.array(operator(table)["student_influence"].to_pylist())
     narrow = operator.narrowed(table).sort_by("row_id")
     learned = operator.head(narrow)
-    others = learned.rows(
-        operator, operator.narrowed(rows(30, 0).set_column(3, "label", rows(30, 0)["true"]))
-    )
-    held = learned.rows(operator, narrow)
+    clean = operator.narrowed(rows(30, 0))
+    others = operator.headed(clean, learned.features, learned.classes)
+    held = operator.headed(narrow, learned.features, learned.classes)
 
     def loss(weights: np.ndarray[Any, Any]) -> float:
         found = others.probabilities(Head(held, weights, 1e-4).optimum())
@@ -161,7 +160,7 @@ def test_a_validation_table_must_have_the_columns(tmp_path: Path) -> None:
 def test_a_label_of_the_validation_table_that_no_row_has_is_told(tmp_path: Path) -> None:
     strange = rows(9, 0).set_column(4, "true", pa.array(["birds"] * 9))
     with pytest.raises(
-        RunFailed, match=r"student: the table 'clean' holds the label 'birds', which no row has"
+        RunFailed, match=r"student: the table 'clean' has the label 'birds', which no row has"
     ):
         validation(tmp_path, strange)(rows())
 
