@@ -137,6 +137,10 @@ def guarded_task(folder: Path, function: Callable[..., Any], *arguments: Any) ->
 
 
 def _leave(error: Exception, folder: Path) -> None:
+    import ray.exceptions
+
+    if isinstance(error, ray.exceptions.RayError):
+        return  # another task failed, of which this one wanted something; that one left its error
     if not isinstance(error, SynthrayError):
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}, line {frame.lineno}"

@@ -107,7 +107,17 @@ class Learner(Operator):
         """Return files of what is learned from; see narrowed()."""
         columns = ["row_id", "parent_id", *self.reads]
         given = stage.dataset([name for name in columns if name in stage.columns])
-        return stage.narrow(given, self.narrowed, stage.path / "narrow")
+        return self.some(stage.narrow(given, self.narrowed, stage.path / "narrow"))
+
+    def some(self, narrow: Table) -> Table:
+        """Return files of rows as they are; RunFailed where there is not one row."""
+        if not narrow.files:
+            named = ", ".join(repr(name) for name in self.reads if name != self.weight)
+            raise RunFailed(
+                f"{self.step}: no row has all that is read ({named}), so that there is nothing to learn from; "
+                "fill the columns in, or leave the step out"
+            )
+        return narrow
 
     def narrowed(self, table: pa.Table) -> pa.Table:
         """Return row_id, label, weight, inputs, who belongs together (`family`) and its `place` in [0, 1).

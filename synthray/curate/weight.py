@@ -118,7 +118,7 @@ class Weight(Learner):
             files = self.learn(stage).files
         else:
             columns = [name for name in ("row_id", "parent_id", *self.reads) if name in stage.columns]
-            files = stage.narrow(stage.dataset(columns), self.given, stage.path / "given").files
+            files = self.some(stage.narrow(stage.dataset(columns), self.given, stage.path / "given")).files
         path = stage.path / "weights.parquet"
         rows, effective = stage.tasks(_weigh, [(self, files, path)])[0]
         stage.added([str(path)])
