@@ -15,17 +15,16 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from menu import choose
+from peak import Peak
 
 import synthray
 from synthray import cluster
@@ -88,31 +87,6 @@ def pipeline(table: synthray.Table, blocks: int | None = None, **settings: Any) 
     settings = {"text": "text", "threshold": THRESHOLD, "words": 3, "permutations": 128, **settings}
     steps = [Source(table="documents"), NearDuplicate(**settings)]
     return synthray.Pipeline(steps, name="duplicates", tables={"documents": table}, blocks=blocks)
-
-
-class Peak:
-    """The largest memory that any process started by this one held, seen ten times a second."""
-
-    def __init__(self) -> None:
-        self.workers = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.1):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    self.workers = max(self.workers, process.memory_info().rss)
-                except psutil.Error:
-                    continue
 
 
 def measured(

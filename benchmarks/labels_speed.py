@@ -16,17 +16,16 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from menu import choose
+from peak import Peak
 
 import synthray
 from synthray import cluster
@@ -131,31 +130,6 @@ def speed(arguments: argparse.Namespace) -> None:
             f"{min(theirs)[0]:.2f} s (each {', '.join(f'{one:.2f}' for one, _ in theirs)}; {theirs[0][1]} "
             f"marked): {min(ours) / min(theirs)[0]:.2f} x"
         )
-
-
-class Peak:
-    """The largest memory that any process started by this one held, seen ten times a second."""
-
-    def __init__(self) -> None:
-        self.workers = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.1):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    self.workers = max(self.workers, process.memory_info().rss)
-                except psutil.Error:
-                    continue
 
 
 def size(arguments: argparse.Namespace) -> None:

@@ -286,8 +286,9 @@ class Learner(Operator):
         if self.text:
             inputs.append(rows["text"].to_pylist())
         if self.embedding:
-            vector = rows["vector"].combine_chunks()
-            inputs.append(vector.flatten().to_numpy().reshape(len(rows), vector.type.list_size))
+            # Through a file that SQL has written, they are lists of any size.
+            flat = rows["vector"].combine_chunks().flatten().to_numpy()
+            inputs.append(flat.reshape(len(rows), len(flat) // max(1, len(rows))))
         return inputs
 
 

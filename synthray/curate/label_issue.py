@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
@@ -39,7 +39,7 @@ class LabelIssue(Learner):
     """
 
     probabilities: str | None = None
-    classes: Sequence[str] = ()
+    classes: Sequence[str] | Literal["task.labels"] = ()
     filter_by: FilterBy = "prune_by_noise_rate"
     score: Score = "self_confidence"
     adjusted: bool = False

@@ -4,77 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from annotated_types import Ge, Le
 
-from synthray import issue
 from synthray.issue import Decided, Issues, Judged
+from synthray.judge import Judge
 from synthray.label import confident
-from synthray.label.confident import Cut, FilterBy, Items, Joint, Numbers, Score, Sums
+from synthray.label.confident import Cut, Items, Joint, Numbers, Sums
 from synthray.metric import measurements
-from synthray.operator import Operator
 from synthray.probability import check_labels, labels_of
-
-if TYPE_CHECKING:
-    from synthray.stage import Stage
 
 _WORST = 0.8
 """How much more each lower score of a row's classes weighs than all higher ones."""
-
-
-@dataclass(frozen=True)
-class MultilabelIssue(Operator):
-    """Add `label_issue`, `label_quality`, `suggested_label` and `issue_labels` to rows with several labels.
-
-    `label` is a list of labels, maybe an empty one, `probabilities` a list with one for each of `classes`
-    (a list, or task.labels; else the sorted labels), which need not add up to 1. Each class is judged against
-    the rest (Thyagarajan et al. 2022), as cleanlab.multilabel_classification does it: `issue_labels` are the
-    labels that are wrong or lacking, `suggested_label` those above 0.5, and the quality is a moving average
-    of the classes' scores in which the lowest weighs most. Other settings are curate.label_issue's. Rows
-    without labels or probabilities keep nulls. Measures `rate`, and per class `threshold` and `noise`.
-    """
-
-    label: str
-    probabilities: str
-    classes: Sequence[str] | Literal["task.labels"] = ()
-    filter_by: FilterBy = "prune_by_noise_rate"
-    score: Score = "self_confidence"
-    adjusted: bool = False
-    frac_noise: Annotated[float, Ge(0), Le(1)] = 1.0
-    min_examples_per_class: Annotated[int, Ge(0)] = 1
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Labels and probabilities."""
-        return (self.label, self.probabilities)
-
-    def adds(self) -> Mapping[str, pa.DataType]:
-        """Return the marks."""
-        return MultilabelIssues.adds
-
-    def metrics(self) -> tuple[str, ...]:
-        """Return the names of what is measured, slices left out."""
-        return ("rate",)
-
-    def files(self) -> tuple[Path, ...]:
-        """Return the sources of what judges."""
-        return issue.SOURCES
-
-    def check(self, before: pa.Schema) -> None:
-        """Raise an InputError when columns or settings cannot be what they must be."""
-        MultilabelIssues.of(self).check(before)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Mark the rows of a whole table."""
-        return self.attach(table, MultilabelIssues.of(self).found(table))
-
-    def apply(self, stage: Stage) -> None:
-        """Judge the rows in tasks."""
-        MultilabelIssues.of(self).search(stage)
 
 
 @dataclass(frozen=True)
@@ -170,6 +113,21 @@ class MultilabelIssues(Issues):
         rows, codes = np.nonzero(mask)
         ends = np.searchsorted(rows, np.arange(len(mask) + 1)).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(ends), self.named(codes))
+
+
+@dataclass(frozen=True)
+class MultilabelIssue(Judge):
+    """Add `label_issue`, `label_quality`, `suggested_label` and `issue_labels` to rows with several labels.
+
+    `label` is a list of labels, maybe an empty one, `probabilities` a list with one for each of `classes`
+    (a list, or task.labels; else the sorted labels), which need not add up to 1. Each class is judged against
+    the rest (Thyagarajan et al. 2022), as cleanlab.multilabel_classification does it: `issue_labels` are the
+    labels that are wrong or lacking, `suggested_label` those above 0.5, and the quality is a moving average
+    of the classes' scores in which the lowest weighs most. Other settings are curate.label_issue's. Rows
+    without labels or probabilities keep nulls. Measures `rate`, and per class `threshold` and `noise`.
+    """
+
+    kind: ClassVar[type[Issues]] = MultilabelIssues
 
 
 def averaged(scores: Numbers) -> Numbers:

@@ -2,83 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 
-from synthray import issue
 from synthray.errors import InputError, RunFailed
 from synthray.issue import Decided, Issues, Judged
-from synthray.label.confident import FilterBy, Items, Numbers, Score
-from synthray.operator import Operator
+from synthray.judge import Judge
+from synthray.label.confident import Items, Numbers
 from synthray.probability import check_column, check_labels, is_list, labels_of
 
-if TYPE_CHECKING:
-    from synthray.stage import Stage
-
 RowScore = Literal["min", "softmin"]
-
-
-@dataclass(frozen=True)
-class TokenIssue(Operator):
-    """Add `label_issue`, `label_quality`, `suggested_label`, `issue_tokens` and `token_quality`.
-
-    For texts of which each token has a label (Wang and Mueller 2022, as cleanlab.token_classification does
-    it): `label` is a list of labels, `probabilities` a list of as many lists with a probability for each of
-    `classes` (a list, or task.labels; else the sorted labels). Of two classes the second may mark spans, and
-    `probabilities` may then be a list with its probability alone for each token. All tokens of all rows are
-    judged together; `issue_tokens` are the places (from 0) of those with an issue, `token_quality` and
-    `suggested_label` are of each token. A row has an issue where a token has one, and its quality is the
-    lowest of its tokens' (`row_score: softmin` is a softer minimum, at `temperature`). Other settings are
-    curate.label_issue's. Rows without tokens, labels or probabilities keep nulls. Measures `rate`, each
-    class's `threshold` and the matrix `noise`.
-    """
-
-    label: str
-    probabilities: str
-    classes: Sequence[str] | Literal["task.labels"] = ()
-    filter_by: FilterBy = "prune_by_noise_rate"
-    score: Score = "self_confidence"
-    adjusted: bool = False
-    row_score: RowScore = "min"
-    temperature: Annotated[float, Gt(0)] = 0.05
-    frac_noise: Annotated[float, Ge(0), Le(1)] = 1.0
-    min_examples_per_class: Annotated[int, Ge(0)] = 1
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Labels and probabilities."""
-        return (self.label, self.probabilities)
-
-    def adds(self) -> Mapping[str, pa.DataType]:
-        """Return the marks."""
-        return TokenIssues.adds
-
-    def metrics(self) -> tuple[str, ...]:
-        """Return the names of what is measured, slices left out."""
-        return ("rate",)
-
-    def files(self) -> tuple[Path, ...]:
-        """Return the sources of what judges."""
-        return issue.SOURCES
-
-    def check(self, before: pa.Schema) -> None:
-        """Raise an InputError when columns or settings cannot be what they must be."""
-        TokenIssues.of(self).check(before)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Mark the rows of a whole table."""
-        return self.attach(table, TokenIssues.of(self).found(table))
-
-    def apply(self, stage: Stage) -> None:
-        """Judge the rows in tasks."""
-        TokenIssues.of(self).search(stage)
 
 
 @dataclass(frozen=True)
@@ -163,3 +102,23 @@ class TokenIssues(Issues):
         weight = np.exp((lowest[rows] - quality) / self.temperature)
         soft: Numbers = np.add.reduceat(weight * quality, starts) / np.add.reduceat(weight, starts)
         return soft
+
+
+@dataclass(frozen=True)
+class TokenIssue(Judge):
+    """Add `label_issue`, `label_quality`, `suggested_label`, `issue_tokens` and `token_quality`.
+
+    For texts of which each token has a label (Wang and Mueller 2022, as cleanlab.token_classification does
+    it): `label` is a list of labels, `probabilities` a list of as many lists with a probability for each of
+    `classes` (a list, or task.labels; else the sorted labels). Of two classes the second may mark spans, and
+    `probabilities` may then be a list with its probability alone for each token. All tokens of all rows are
+    judged together; `issue_tokens` are the places (from 0) of those with an issue, `token_quality` and
+    `suggested_label` are of each token. A row has an issue where a token has one, and its quality is the
+    lowest of its tokens' (`row_score: softmin` is a softer minimum, at `temperature`). Other settings are
+    curate.label_issue's. Rows without tokens, labels or probabilities keep nulls. Measures `rate`, each
+    class's `threshold` and the matrix `noise`.
+    """
+
+    kind: ClassVar[type[Issues]] = TokenIssues
+    row_score: RowScore = "min"
+    temperature: Annotated[float, Gt(0)] = 0.05
