@@ -37,6 +37,14 @@ def start(cores: int | None = None) -> None:
     context.use_datasource_v2 = False
 
 
+def cores() -> int:
+    """Return how many cores there are to work with, of all machines."""
+    start()
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
 def nodes() -> int:
     """Return how many machines work; one where no cluster is to be joined."""
     import ray

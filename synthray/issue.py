@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthray import probability
+from synthray import cluster, probability
 from synthray.errors import InputError, RunFailed, near
 from synthray.label import confident
 from synthray.label.confident import Cut, End, FilterBy, Items, Joint, Lowest, Numbers, Score, Sums
@@ -185,7 +185,7 @@ class Issues:
         rows = rows or self._files(stage)
         with stage.over({"rows": rows}) as query:
             bound = self.bound(query)
-        return bound, shares(rows.files, stage.blocks or _workers())
+        return bound, shares(rows.files, stage.blocks or cluster.cores())
 
     def each(self, stage: Stage, parts: list[Share]) -> Pass:
         """Return what runs a function of this, batches and further arguments in a task for each share."""
@@ -406,12 +406,6 @@ def shares(files: Sequence[str], number: int) -> list[Share]:
         middle = end - rows / 2
         found.setdefault(int(middle * number / max(1, ends[-1])), {}).setdefault(file, []).append(place)
     return [list(share.items()) for share in found.values()]
-
-
-def _workers() -> int:
-    import ray
-
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 # What a task does with its share.

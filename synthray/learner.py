@@ -114,8 +114,8 @@ class Learner(Operator):
         if not narrow.files:
             named = ", ".join(repr(name) for name in self.reads if name != self.weight)
             raise RunFailed(
-                f"{self.step}: no row has all that is read ({named}), so that there is nothing to learn from; "
-                "fill the columns in, or leave the step out"
+                f"{self.step}: no row has all that is read ({named}), so that there is nothing to learn "
+                "from; fill the columns in, or leave the step out"
             )
         return narrow
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthray import cluster
 from synthray.model.limits import share
 
 if TYPE_CHECKING:
@@ -78,10 +79,7 @@ class Pool:
 
     def _fitted(self, operator: Operator) -> tuple[Language, int]:
         """Return the model as it is on this cluster, and how many processes ask it."""
-        import ray
-
         assert operator.context.language is not None, f"{operator.step} has no model"
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        cores = int(ray.cluster_resources().get("CPU", 1))
+        cores, nodes = cluster.cores(), cluster.nodes()
         language = operator.context.language.on(cores)
         return language, min(language.workers(nodes, cores), max(1, self.rows // _ROWS_PER_WORKER))

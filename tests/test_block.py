@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from operators import Fails, Forgets, Upper
+from ray.exceptions import RayTaskError
 
 from synthray.block import Guarded, Sink, Write, cause, checked, guarded_task
 from synthray.errors import ConservationError, ModelError, RunFailed
@@ -102,3 +103,17 @@ def test_a_models_error_keeps_what_it_carries(tmp_path: Path) -> None:
 
 def test_without_a_left_error_the_driver_says_what_ray_says(tmp_path: Path) -> None:
     assert str(cause(RuntimeError("first\nlast line"), tmp_path, "step")) == "step: last line"
+
+
+def test_what_another_task_told_is_not_told_again_as_a_trace(tmp_path: Path) -> None:
+    def fails() -> None:
+        raise RunFailed("the reason")
+
+    def wants() -> None:
+        raise RayTaskError("fails", "a trace of many lines", RunFailed("the reason"))
+
+    for task in (wants, fails, wants):
+        with pytest.raises((RunFailed, RayTaskError)):
+            guarded_task(tmp_path, task)
+    assert len(list(tmp_path.glob("error-*.json"))) == 1
+    assert str(cause(RuntimeError("x"), tmp_path, "step")) == "step: the reason"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -37,6 +39,13 @@ def test_the_local_cluster_has_this_machines_cores_and_listens_on_loopback() -> 
         "a server of Ray's can be reached from elsewhere"
     )
     assert ray.data.DataContext.get_current().enable_progress_bars is False
+
+
+@pytest.mark.ray
+def test_cores_are_counted_by_who_asks_first_too() -> None:
+    code = "from synthray import cluster; print('CORES', cluster.cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"CORES {len(os.sched_getaffinity(0))}" in done.stdout
 
 
 def test_the_cluster_file_is_valid_for_rays_launcher() -> None:

@@ -320,3 +320,27 @@ def test_what_is_wrong_with_the_rows_is_told_by_the_step(
     pq.write_table(table.set_column(3, "label", pa.array(["one"] * 40)), tmp_path / "rows.parquet")
     with pytest.raises(RunFailed, match=r"learning: cannot learn .* found \['one'\] in"):
         ran(OPERATOR)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_vectors_teach_over_a_stage_as_in_one_process(ran: Callable[..., pa.Table], tmp_path: Path) -> None:
+    spread = np.random.default_rng(3).normal(0, 0.5, (120, 3))
+    centres = np.eye(3)[[CLASSES.index(one) for one in rows()["true"].to_pylist()]]
+    vectors = pa.array((centres + spread).tolist(), pa.list_(pa.float32()))
+    table = rows().append_column("vector", vectors)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    operator = replace(OPERATOR, text=None, embedding="vector")
+    made = ran(operator)
+    np.testing.assert_allclose(probabilities(made), probabilities(operator(table)), atol=1e-9)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_rows_of_which_none_can_be_learned_from_are_told_by_what_is_read(
+    ran: Callable[..., pa.Table], tmp_path: Path
+) -> None:
+    table = rows(40)
+    pq.write_table(table.set_column(3, "label", pa.nulls(40, pa.string())), tmp_path / "rows.parquet")
+    with pytest.raises(RunFailed, match=r"learning: no row has all that is read \('text', 'label'\)"):
+        ran(OPERATOR)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from annotated_types import Ge, Le
 
-from synthray import vectors
+from synthray import cluster, vectors
 from synthray.errors import InputError, near
 from synthray.operator import Operator
 from synthray.query import Query
@@ -86,14 +86,13 @@ class Neighbours(Operator):
 
     def apply(self, stage: Stage) -> None:
         """Read the vectors in a map pass, cut cells in a task, and search shares of the rows in tasks."""
-        import ray
 
         def keep(folder: Path) -> None:
             stage.narrow(stage.dataset(["row_id", self.embedding]), self.narrowed, folder, "arrow")
 
         folder = stage.kept("vectors", [self.embedding], keep)
         cells = stage.tasks(_cut, [(self, folder)])[0]
-        workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        workers = cluster.cores()
         found = stage.tasks(_search, [(self, folder, cells, worker, workers) for worker in range(workers)])
         stage.added(pa.concat_tables(found))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Gt, Le
 
-from synthray import issue, vectors
+from synthray import cluster, issue, vectors
 from synthray.errors import InputError
 from synthray.issue import Issues, Judged
 from synthray.label import confident
@@ -136,14 +136,12 @@ class Outlier(Operator):
         stage.measured(self.measurements(cut, shares))
 
     def _distant(self, stage: Stage, folder: Path) -> list[str]:
-        import ray
-
         def keep(kept: Path) -> None:
             stage.narrow(stage.dataset(["row_id", self.embedding]), self.narrowed, kept, "arrow")
 
         held = stage.kept("vectors", [self.embedding], keep)
         cells = stage.tasks(_cells, [(self, held)])[0]
-        workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        workers = cluster.cores()
         return stage.tasks(_distances, [(self, held, cells, at, workers, folder) for at in range(workers)])
 
     def _certain(self, stage: Stage, folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Gt, Le
 
-from synthray import vectors
+from synthray import cluster, vectors
 from synthray.curate.cluster import Learning, given
 from synthray.errors import InputError, QueryError
 from synthray.operator import Operator
@@ -88,8 +88,6 @@ class SemanticDuplicate(Operator):
 
     def apply(self, stage: Stage) -> None:
         """Learn in a task, cut in a map pass, order by SQL, and compare shares of the clusters in tasks."""
-        import ray
-
         learning = self._learning(int(stage.query.value("SELECT count(*) FROM rows")))
 
         def keep(folder: Path) -> None:
@@ -102,7 +100,7 @@ class SemanticDuplicate(Operator):
         )
         with stage.over({"rows": stage.input, "given": cells}) as query:
             ordered = self._ordered(query)
-        workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        workers = cluster.cores()
         share = np.asarray(ordered["cluster"]) % workers
         shares = [ordered.filter(pa.array(share == worker)) for worker in range(workers)]
         found = stage.tasks(_compare, [(self, folder, one) for one in shares if len(one)])
