@@ -159,7 +159,7 @@ def real() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     news = pq.read_table(folder / "label_errors_20news.parquet")
     agnews = pq.read_table(folder / "noisy_agnews.parquet", filters=[("split", "!=", "test")])
     agnews = agnews.append_column("row_id", pa.array([f"{place:05}" for place in range(len(agnews))]))
-    learned = LabelIssue(label="given_label", text="text").learned(agnews).sort_by("row_id")
+    learned = LabelIssue(label="given_label", text="text").judged(agnews).sort_by("row_id")
     names = sorted(set(learned["label"].to_pylist()))
     return {
         "20news": (np.array(news["given_label"]), np.array(news["pred_probs"].to_pylist())),
