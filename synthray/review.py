@@ -100,23 +100,28 @@ class Batch:
         import pyarrow as pa
 
         about = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "rows"}
-        schema = pa.schema(
-            [
-                *(pa.field(name, pa.string()) for name in ("row_id", "digest", "label")),
-                *(pa.field(name, pa.bool_()) for name in ("picked", "slice")),
-            ],
-            metadata={_ABOUT: json.dumps(about)},
-        )
-        return pa.Table.from_pylist([vars(row) for row in self.rows], schema=schema)
+        rows = pa.Table.from_pylist([vars(row) for row in self.rows], schema=_asked())
+        return rows.replace_schema_metadata({_ABOUT: json.dumps(about)})
 
     @classmethod
     def of(cls, table: pa.Table) -> Self:
         """Return the batch that table() made."""
         about = json.loads(table.schema.metadata[_ABOUT])
-        rows = tuple(Asked(**row) for row in table.to_pylist())
+        rows = tuple(Asked(**row) for row in table.cast(_asked()).to_pylist())
         # A run may come from somebody else, and some of this goes into SQL.
-        kinds = {"seed": int, "frame": int, "rate": float, "cutoff": float, "labels": tuple}
-        return cls(**{name: kinds.get(name, str)(value) for name, value in about.items()}, rows=rows)
+        kinds: dict[str, Callable[[Any], Any]] = {
+            "seed": int,
+            "frame": int,
+            "rate": float,
+            "cutoff": float,
+            "labels": _texts,
+        }
+        made = cls(**{name: kinds.get(name, str)(value) for name, value in about.items()}, rows=rows)
+        if not (0 <= made.rate <= 1 and 0 <= made.cutoff <= 1):
+            raise ValueError(f"rate {made.rate} and cutoff {made.cutoff} must be from 0 to 1")
+        if made.rate == 0 and any(row.slice for row in rows):
+            raise ValueError("rows are in the slice, but its rate is 0")
+        return made
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ class Reviews:
     def __init__(self, folder: Path | None, answers: Sequence[Answer] = ()) -> None:
         self.folder = folder
         self.batches = self._read("batches", Batch.of)
-        kept = self._read("answers", lambda table: [Answer(**row) for row in table.to_pylist()])
+        kept = self._read("answers", _answers)
         self.versions = [*answers, *(answer for held in kept for answer in held)]
 
     @property
@@ -226,7 +231,11 @@ class Reviews:
                 f"{whose}: no rows of this run were given out; `synthray review RUN` writes a file to fill in"
             )
         homes = self._homes()
-        faults = [fault for answer in answers if (fault := self._fault(answer, homes))]
+        faults: list[str] = []
+        for answer in answers:
+            # What a name is like takes long to find: of many wrong ones the first are shown.
+            fault = self._fault(answer, homes, hint=len(faults) < _SHOWN)
+            faults += [fault] if fault else []
         if not faults:
             settled = [self._settled(answer, homes, reviewer) for answer in answers]
             faults = _contradictions(settled)
@@ -256,9 +265,10 @@ class Reviews:
                 homes[row.row_id][batch.name] = batch
         return homes
 
-    def _fault(self, answer: Answer, homes: _Homes) -> str | None:
+    def _fault(self, answer: Answer, homes: _Homes, *, hint: bool) -> str | None:
         if answer.row_id not in homes:
-            return f"{answer.place}: no row {answer.row_id!r} was given out{_like(answer.row_id, homes)}"
+            like = _like(answer.row_id, homes) if hint else ""
+            return f"{answer.place}: no row {answer.row_id!r} was given out{like}"
         held = homes[answer.row_id]
         if answer.batch and answer.batch not in held:
             return (
@@ -269,7 +279,7 @@ class Reviews:
         if answer.label not in labels:
             return (
                 f"{answer.place}: {answer.label!r} is no label of row {answer.row_id!r}"
-                f"{near(answer.label, labels)}"
+                f"{near(answer.label, labels) if hint else ''}"
             )
         return None
 
@@ -408,11 +418,39 @@ def _among(said: Sequence[Sequence[Answer]]) -> dict[str, float]:
     }
 
 
+def _asked() -> pa.Schema:
+    """Return the schema of a batch's rows: of these, a label alone may be missing."""
+    import pyarrow as pa
+
+    kinds = dict.fromkeys(("row_id", "digest", "label"), pa.string()) | dict.fromkeys(
+        ("picked", "slice"), pa.bool_()
+    )
+    return pa.schema([pa.field(name, kind, name == "label") for name, kind in kinds.items()])
+
+
+def _said() -> pa.Schema:
+    """Return the schema of answers: nothing may be missing."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [pa.field(name, pa.string(), False) for name in ("row_id", "label", "reviewer", "batch")]
+    )
+
+
 def _table(answers: Sequence[Answer]) -> pa.Table:
     import pyarrow as pa
 
-    schema = pa.schema([(name, pa.string()) for name in ("row_id", "label", "reviewer", "batch")])
-    return pa.Table.from_pylist([vars(answer) for answer in answers], schema=schema)
+    return pa.Table.from_pylist([vars(answer) for answer in answers], schema=_said())
+
+
+def _answers(table: pa.Table) -> list[Answer]:
+    return [Answer(**row) for row in table.cast(_said()).to_pylist()]
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        raise ValueError(f"labels must be texts, but are {str(value)[:40]}")
+    return tuple(value)
 
 
 def _contradictions(answers: Iterable[Answer]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import cohen_kappa_score
@@ -211,7 +212,15 @@ def test_a_damaged_file_is_told(reviews: Reviews) -> None:
     path = next((reviews.folder / "batches").iterdir())
     table = reviews.batches[0].table()
     about = json.loads(table.schema.metadata[b"synthray.review"])
-    for wrong in ({"cutoff": "1 OR true"}, {"more": 1}):
+    for wrong in (
+        {"cutoff": "1 OR true"},
+        {"more": 1},
+        {"rate": 0},
+        {"rate": math.nan},
+        {"cutoff": math.inf},
+        {"labels": [1, 2]},
+        {"labels": "abc"},
+    ):
         metadata = {b"synthray.review": json.dumps({**about, **wrong})}
         pq.write_table(table.replace_schema_metadata(metadata), path)
         with pytest.raises(RunError, match="batches is damaged"):
@@ -252,3 +261,25 @@ def test_only_one_writes(tmp_path: Path) -> None:
     run.release()
     with claimed(tmp_path / "run") as held:
         assert held.state["name"] == "news"
+
+
+@pytest.mark.parametrize("wrong", [{"label": None}, {"row_id": None}, {"reviewer": None}, {"more": "x"}])
+def test_a_damaged_answer_is_told(reviews: Reviews, wrong: dict[str, str | None]) -> None:
+    assert reviews.folder is not None
+    name = reviews.batches[0].rows[0].row_id
+    reviews.take([said(name, LABELS[0])], "ann", "file")
+    path = next((reviews.folder / "answers").iterdir())
+    held = pq.read_table(path).to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**held[0], **wrong}]), path)
+    with pytest.raises(RunError, match="answers is damaged"):
+        again(reviews)
+
+
+def test_of_many_strange_rows_only_those_that_are_shown_are_compared(
+    reviews: Reviews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+    monkeypatch.setattr("synthray.review._like", lambda name, known: str(compared.append(name)))
+    with pytest.raises(InputError, match=r"and 190 more"):
+        reviews.take([said(f"strange{number}", LABELS[0]) for number in range(200)], "", "file")
+    assert len(compared) == 10

@@ -161,12 +161,12 @@ class Consensus(Operator):
         trail = audit.appended_sql(
             columns,
             step=self.step,
-            old="NULL" if self.label is None else identifier(self.label),
+            old="NULL" if self.label is None else f"rows.{identifier(self.label)}",
             new="judged.label",
             who=quoted(self.by),
-            why="concat(agreeing, ' of ', given, ' annotators')",
+            why="concat(judged.agreeing, ' of ', judged.given, ' annotators')",
         )
-        values = ["judged.label", "judged.quality", "agreeing / given", trail]
+        values = ["judged.label", "judged.quality", "judged.agreeing / judged.given", trail]
         named = zip(values, map(self.final, self.adds()), strict=True)
         listed = ", ".join(f"{value} AS {identifier(name)}" for value, name in named)
         return (
@@ -193,8 +193,9 @@ class Consensus(Operator):
         assert self.probabilities is not None
         column = identifier(self.probabilities)
         rows = query.arrow(
-            f"SELECT row_id, votes, 1 AS size, {column} AS probabilities FROM voted JOIN rows USING (row_id) "
-            f"WHERE {column} IS NOT NULL ORDER BY row_id"
+            f"SELECT row_id, voted.votes, 1 AS size, rows.{column} AS probabilities "
+            "FROM voted JOIN rows USING (row_id) "
+            f"WHERE rows.{column} IS NOT NULL ORDER BY row_id"
         )
         votes = voted(rows, classes)
         if not len(rows):

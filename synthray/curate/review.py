@@ -68,6 +68,10 @@ class Review(Operator):
             audit.COLUMN: audit.AUDIT,
         }
 
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of what is counted."""
+        return ("reviewed", "ties", "stale")
+
     def settings(self) -> dict[str, Any]:
         """Return what decides the answers; where a file lies does not."""
         return {name: value for name, value in super().settings().items() if name != "base"}

@@ -330,3 +330,23 @@ def test_rows_that_pass_by_keep_their_trail_and_unknown_ids_are_counted(tmp_path
         "SELECT value FROM metrics WHERE metric = 'unknown_rows' AND step = 'first'"
     ).to_pylist()
     assert unknown == [{"value": 2.0}], "one is no row, one is no row that the step sees"
+
+
+@pytest.mark.parametrize("by", ["majority", "dawid_skene", "crowdlab"])
+def test_columns_may_have_any_names(by: str) -> None:
+    table, _ = simulated(60)
+    names = {"old": "label", "probabilities": "size", **dict(zip(WORKERS, _OURS, strict=True))}
+    renamed = table.rename_columns([names.get(name, name) for name in table.column_names])
+    renamed = renamed.append_column("probabilities", pa.nulls(60)).append_column("row", pa.nulls(60))
+    given: dict[str, Any] = {"by": by, "label": "old"}
+    expected = consensus(table, **given, **({"probabilities": "probabilities"} if by == "crowdlab" else {}))
+    given["label"] = "label"
+    if by == "crowdlab":
+        given["probabilities"] = "size"
+    found = consensus(renamed, labels=_OURS, **given)
+    for name in ("consensus_label", "consensus_quality", "consensus_agreement", "label_audit"):
+        assert [row[name] for row in found] == [row[name] for row in expected]
+    assert found[0]["label_audit"][0]["old"] == "x"
+
+
+_OURS = ["agreeing", "given", "judged", "quality", "votes"]  # as the operator's own are named, sorted

@@ -242,6 +242,7 @@ def test_run_review_import_run_again(write: Callable[..., Path], tmp_path: Path)
         0,
         0,
     )
+    load(recipe, settings=["gate=[review.reviewed.value > 0, review.stale.n > 0]"]).run(out, quiet=True)
     truth = sum(row["label"] == row["true"] for row in ROWS.to_pylist()) / len(ROWS)
     accuracy = metrics["accuracy"]
     assert accuracy["ci_low"] <= truth <= accuracy["ci_high"] and accuracy["n"] == answered
