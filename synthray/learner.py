@@ -41,7 +41,8 @@ class Learner(Operator):
     more than `train_rows` it learns from a sample of so many, the same share of each label, chosen by a hash.
     `weight` is a column that says how much a row counts in learning (null counts as 1, 0 not at all).
     `calibrated` finds the temperature of each student on one of the folds that it learns from. A label that
-    only one fold holds has the probability 0 there.
+    only one fold holds has the probability 0 there. Copies that tie most families together make one large
+    fold, whose students learn from few rows.
     """
 
     label: str

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from synthray.label.vote import Votes
     from synthray.stage import Stage
 
+_MOST_CELLS = 10_000_000
+
 CELLS = 10_000
 """More cells of confusions than these are too many to be measurements."""
 
@@ -185,6 +187,13 @@ class Consensus(Operator):
             return _judged(patterns, votes, labels, quality), _shares(votes, labels)
         if not len(patterns):
             return _judged(patterns, votes, np.array([], np.int64), np.array([])), []
+        cells = len(votes.annotators) * len(votes.classes) ** 2
+        if cells > _MOST_CELLS:
+            raise RunFailed(
+                f"{self.step}: dawid_skene learns how each annotator confuses the classes, {cells:,} numbers "
+                f"of {len(votes.annotators):,} annotators and {len(votes.classes):,} classes, more than the "
+                f"{_MOST_CELLS:,} that it takes; set by: majority"
+            )
         learned = Annotators.learned(votes)
         return _judged(patterns, votes, *learned.judged(votes)), _learned(votes, learned)
 

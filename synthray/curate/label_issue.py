@@ -28,8 +28,8 @@ class LabelIssue(Learner):
     By the class probabilities in the column `probabilities`, which should be of a model that did not learn
     from the row, in the order of `classes` (a list, or task.labels), else of the sorted labels. Or by `text`
     and `embedding` (or one of them): students of the other `folds` judge each row, naive Bayes unless
-    `student` says linear, weighted by `weight`. Uncalibrated by default: where labels are wrong, students
-    that are as sure as the given labels allow find fewer of them (benchmarks/labels.py students).
+    `student` says linear, weighted by `weight`. They are not calibrated by default: students only as sure as
+    the given labels allow mark fewer of the wrong ones, in four of five sets (benchmarks/labels.py).
 
     `filter_by` is cleanlab's rule, `score` what it measures quality by, with `adjusted` after probabilities
     were adjusted by each class's mean; `frac_noise` is the share of the estimated errors that is marked, and

@@ -350,3 +350,13 @@ def test_columns_may_have_any_names(by: str) -> None:
 
 
 _OURS = ["agreeing", "given", "judged", "quality", "votes"]  # as the operator's own are named, sorted
+
+
+def test_more_classes_than_confusions_can_hold_are_told() -> None:
+    labels = [f"class{number}" for number in range(2_300)]
+    table = pa.table({"row_id": labels, "one": labels, "two": labels})
+    with pytest.raises(
+        RunFailed, match=r"10,580,000 numbers of 2 annotators and 2,300 classes.*by: majority"
+    ):
+        Consensus(labels=["one", "two"], by="dawid_skene")(table)
+    assert Consensus(labels=["one", "two"], by="majority")(table)["consensus_label"].to_pylist() == labels
