@@ -252,29 +252,6 @@ def test_a_copy_of_the_row_among_its_siblings_does_not_vouch_for_it() -> None:
     assert set(out["suggested_label"].to_pylist()[-6:]) == {"pets"}
 
 
-@pytest.mark.parametrize(
-    ("labels", "found"),
-    [
-        pytest.param(["a"] * 10, r"\['a'\]", id="one label"),
-        pytest.param([], r"\[\] in 0 rows", id="no rows"),
-        pytest.param([None] * 4, r"\[\] in 0 rows", id="no labels"),
-        pytest.param(["a"] * 9 + ["b"], r"\['a'\] in \d rows", id="a label that one fold holds alone"),
-    ],
-)
-def test_one_label_is_nothing_to_learn_from(labels: list[str | None], found: str) -> None:
-    table = pa.table(
-        {
-            "row_id": [f"{place}" for place in range(len(labels))],
-            "text": pa.array([f"word{place} text" for place in range(len(labels))], pa.string()),
-            "label": pa.array(labels, pa.string()),
-        }
-    )
-    with pytest.raises(
-        RunFailed, match=rf"label_issue: cannot learn .* at least two labels.* but found {found}"
-    ):
-        OPERATOR(table)
-
-
 def test_a_column_of_numbers_is_refused() -> None:
     with pytest.raises(InputError, match="column 'label' must hold text, but is int64"):
         OPERATOR.check(pa.schema([("text", pa.string()), ("label", pa.int64())]))
