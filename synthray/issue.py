@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synthray import cluster, probability
+from synthray.column import is_text, one_array
 from synthray.errors import InputError, RunFailed, near
 from synthray.label import confident
 from synthray.label.confident import Cut, End, FilterBy, Items, Joint, Lowest, Numbers, Score, Sums
 from synthray.metric import measurements
-from synthray.probability import Probabilities, check_column, is_text, one_array
+from synthray.probability import Probabilities, check_column
 from synthray.query import Query
 from synthray.spelling import identifier
 from synthray.table import Table

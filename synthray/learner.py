@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from annotated_types import Ge, Le
 
 from synthray import vectors
+from synthray.column import lines
 from synthray.errors import InputError, RunFailed, near
 from synthray.lineage import connected, digest, uniform
 from synthray.model import STUDENT
@@ -79,7 +80,7 @@ class Learner(Operator):
         narrow = self.narrowed(table).sort_by("row_id")
         with Query({"narrow": narrow}, seed=self.context.seed) as query:
             plan = self._plan(query)
-            train = query.arrow(self.sample(query, self.train_rows * self.folds / (self.folds - 1)))
+            train = query.arrow(self.sample(query, self._most))
         learned = [self._learned(plan, train, fold) for fold in range(self.folds)]
         return self._judged(plan, learned, narrow)
 
@@ -96,8 +97,7 @@ class Learner(Operator):
             narrow, train = self.narrow(stage), stage.path / "train.parquet"
             with stage.over({"narrow": narrow}, stage.path) as query:
                 plan = self._plan(query)
-                # Each student sees all folds but one.
-                query.write(self.sample(query, self.train_rows * self.folds / (self.folds - 1)), train)
+                query.write(self.sample(query, self._most), train)
             learned = stage.started_tasks(_learn, [(self, plan, train, fold) for fold in range(self.folds)])
             stage.narrow(stage.read(narrow.files, stage.rows_in), _Judge(self, plan, learned), folder)
 
@@ -109,6 +109,11 @@ class Learner(Operator):
         columns = ["row_id", "parent_id", *self.reads]
         given = stage.dataset([name for name in columns if name in stage.columns])
         return self.some(stage.narrow(given, self.narrowed, stage.path / "narrow"))
+
+    @property
+    def _most(self) -> float:
+        # Each student sees all folds but one.
+        return self.train_rows * self.folds / (self.folds - 1)
 
     def some(self, narrow: Table) -> Table:
         """Return files of rows as they are; RunFailed where there is not one row."""
@@ -287,9 +292,7 @@ class Learner(Operator):
         if self.text:
             inputs.append(rows["text"].to_pylist())
         if self.embedding:
-            # Through a file that SQL has written, they are lists of any size.
-            flat = rows["vector"].combine_chunks().flatten().to_numpy()
-            inputs.append(flat.reshape(len(rows), len(flat) // max(1, len(rows))))
+            inputs.append(lines(rows["vector"]))
         return inputs
 
 

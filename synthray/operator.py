@@ -145,15 +145,11 @@ class Operator:
 
     def require_text(self, before: pa.Schema, *columns: str) -> None:
         """Raise an InputError when one of `columns` is there but does not hold text."""
-        import pyarrow as pa
+        from synthray.column import is_text
 
         for name in columns:
-            if name in before.names and not _is_text(pa, before.field(name).type):
+            if name in before.names and not is_text(before.field(name).type):
                 raise InputError(f"column {name!r} must hold text, but is {before.field(name).type}")
-
-
-def _is_text(pa: Any, kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synthray.column import is_list, is_text
 from synthray.errors import InputError, RunFailed
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
@@ -19,16 +20,6 @@ NEAR = 1e-6
 
 _SUM = 1e-3
 """What the probabilities of a row may add up to beside 1: some are rounded, some are float16."""
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Return whether a type is of lists."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a type is of text, or of nulls alone."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def check_column(before: pa.Schema, name: str, depth: int = 1) -> None:
@@ -65,11 +56,6 @@ def labels_of(who: str, column: str, lists: pa.Array, ids: pa.Array) -> tuple[pa
         row = rows[np.flatnonzero(np.asarray(pc.is_null(flat)))[0]]
         raise RunFailed(f"{who}: column {column!r} of row_id {ids[int(row)].as_py()!r} holds a null label")
     return flat, rows
-
-
-def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array."""
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 @dataclass(frozen=True)

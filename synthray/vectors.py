@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synthray import duplicate
+from synthray.column import is_list, one_array
 from synthray.duplicate.choice import components
 from synthray.duplicate.order import runs
 from synthray.errors import InputError, RunFailed
@@ -45,8 +46,7 @@ def check_column(schema: pa.Schema, name: str, whose: str = "column") -> None:
     if name not in schema.names:
         return
     kind = schema.field(name).type
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+    if is_list(kind) and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
         return
     raise InputError(
         f"{whose} {name!r} must hold lists of numbers, such as curate.embedding makes, but is {kind}"
@@ -78,7 +78,7 @@ class Vectors:
 
         Raises RunFailed for `who` where sizes differ or a value is not a finite number.
         """
-        ids, held = _one(table[key]).cast(pa.string()), _one(table[column])
+        ids, held = one_array(table[key]).cast(pa.string()), one_array(table[column])
         there = pc.is_valid(held)
         ids, held = ids.filter(there), held.filter(there)
         size = _size(ids, held, who)
@@ -122,17 +122,13 @@ class Vectors:
         if not tables:
             return cls(pa.array([], pa.string()), np.zeros((0, 0), np.float32))
         size = next(iter(sizes))
-        parts = [np.asarray(_one(table["unit"]).flatten()).reshape(-1, size) for table in tables]
-        ids = pa.concat_arrays([_one(table["row_id"]) for table in tables])
+        parts = [np.asarray(one_array(table["unit"]).flatten()).reshape(-1, size) for table in tables]
+        ids = pa.concat_arrays([one_array(table["row_id"]) for table in tables])
         return cls(ids, np.concatenate(parts)).sorted()
 
 
 def _unit(size: int) -> pa.DataType:
     return pa.list_(pa.float32(), size)
-
-
-def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _size(ids: pa.Array, held: pa.Array, who: str) -> int:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Le
 
+from synthray.column import lines
 from synthray.errors import RunFailed
 from synthray.label import softmax
 from synthray.label.softmax import Head, Rows
@@ -136,7 +137,7 @@ class Student(Learner):
     def marks(self, settled: _Settled, judged: pa.Table) -> pa.Table:
         """Return row_id and what students say of judged rows."""
         losses, _ = self._losses(judged, settled.classes)
-        matrix = _matrix(judged)
+        matrix = lines(judged["probabilities"])
         said = [settled.classes[place] for place in matrix.argmax(axis=1)]
         return pa.table(
             {
@@ -150,7 +151,7 @@ class Student(Learner):
 
     def _losses(self, judged: Any, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the loss of each row, and whether its label is the likeliest."""
-        matrix = _matrix(judged)
+        matrix = lines(judged["probabilities"])
         given = pc.index_in(judged["label"], pa.array(classes)).to_numpy(zero_copy_only=False)
         own = matrix[np.arange(len(matrix)), given]
         return -np.log(np.maximum(own, _LEAST)), matrix.argmax(axis=1) == given
@@ -242,13 +243,6 @@ class _Taught:
         """Return what a head that a task has learned shows of narrow rows."""
         head: _Head = fetched(self.head)
         return head.marks(self.operator, narrow)
-
-
-def _matrix(judged: Any) -> np.ndarray:
-    lists = judged["probabilities"]
-    lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
-    found: np.ndarray = lists.flatten().to_numpy().reshape(len(lists), -1)
-    return found
 
 
 def _components(losses: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Gt
 
+from synthray.column import is_list
 from synthray.errors import InputError, RunFailed
 from synthray.issue import Decided, Issues, Judged
 from synthray.judge import Judge
 from synthray.label.confident import Items, Numbers
-from synthray.probability import check_column, check_labels, is_list, labels_of
+from synthray.probability import check_column, check_labels, labels_of
 
 RowScore = Literal["min", "softmin"]
 

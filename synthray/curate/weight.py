@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Gt, Le
 
+from synthray.column import lines
 from synthray.errors import InputError, RunFailed
 from synthray.label import confident, softmax, weighting
 from synthray.label.confident import Items, Score
@@ -21,6 +21,8 @@ from synthray.metric import measurements
 from synthray.query import Query
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from synthray.stage import Stage
 
 _FEWEST = 10
@@ -161,7 +163,7 @@ class Weight(Learner):
 
     def _trusted(self, part: pa.Table, classes: Sequence[str]) -> pa.Table:
         """Return row_id and cleanlab's label quality of probabilities."""
-        matrix = np.asarray(pc.list_flatten(part["probabilities"])).reshape(len(part), -1)
+        matrix = lines(part["probabilities"])
         given = pc.index_in(part["label"], pa.array(classes)).to_numpy()
         quality = confident.score(Items(given, matrix), self.score)
         return pa.table({"row_id": part["row_id"], "quality": pa.array(quality)})

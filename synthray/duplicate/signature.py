@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from synthray.column import one_array
+
 if TYPE_CHECKING:
     from synthray.duplicate.shingle import Numbers, Places, Shingles
 
@@ -23,11 +25,11 @@ def signed(rows: pa.Table, text: str, shingles: Shingles, permutations: int) -> 
     `shingles` are ascending hashes of 48 bits. `content` is equal where all shingles are. `s0` and so on
     are the values of datasketch's MinHash (scheme affine32, seed 1) over the lower 32 bits of the shingles.
     """
-    hashes, ends = shingles.of(_one(rows[text]))
+    hashes, ends = shingles.of(one_array(rows[text]))
     has = np.flatnonzero(np.diff(ends) > 0)
     ends = np.concatenate([ends[has], ends[-1:]])
     columns = {
-        "row_id": _one(rows["row_id"]).take(pa.array(has)),
+        "row_id": one_array(rows["row_id"]).take(pa.array(has)),
         "shingles": pa.LargeListArray.from_arrays(pa.array(ends), pa.array(hashes)),
         "content": pa.array(_content(hashes, ends)),
     }
@@ -114,10 +116,6 @@ class Signatures:
             (self.tables[number], group - self.starts[number])
             for number, group in zip(files.tolist(), groups, strict=True)
         ]
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _back(held: pa.Array, order: Places) -> pa.Array:
