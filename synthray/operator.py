@@ -91,6 +91,13 @@ class Operator:
         """Return the names of what is measured, so that a gate's misspelt one is found before the run."""
         return ()
 
+    def gate(self) -> tuple[str, ...]:
+        """Return the conditions that `gate: default` asks for, over `metric.field` of this step.
+
+        They refuse what is broken and let pass what is merely poor; each names its figure's origin.
+        """
+        return ()
+
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError when the settings cannot work on rows of schema `before`."""
 

@@ -29,6 +29,8 @@ HEAVY = {
     "pyarrow",
     "sklearn",
     "numpy",
+    "altair",
+    "polars",
     "xllamacpp",
 }
 
@@ -133,6 +135,7 @@ def test_stage_folders_are_the_folders_of_the_house() -> None:
         "model",
         "duplicate",
         "label",
+        "statistic",
     }
 
 
