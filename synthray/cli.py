@@ -274,7 +274,7 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
     ):
         if held[key]:
             print(title)
-            _print_table([_narrow(row) for row in held[key]] if key == "funnel" else held[key])
+            _print_table([_SHAPES.get(key, dict)(row) for row in held[key]])
     calls = held["calls"]
     print(
         f"\nModel calls: {calls['made_now']} made by the last run, {calls['kept']} kept in all "
@@ -297,6 +297,19 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
 def _narrow(row: dict[str, Any]) -> dict[str, Any]:
     """Return a line of the funnel as it fits a terminal."""
     return {name.removeprefix("rows_"): value for name, value in row.items() if name != "operator"}
+
+
+def _required(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a condition of the gate as people read it: what was required, what was measured."""
+    return {
+        "required": row["condition"],
+        "measured": row["found"],
+        "": "holds" if row["passed"] else "REFUSED",
+    }
+
+
+_SHAPES = {"funnel": _narrow, "gate": _required}
+"""How lines of a part are shown."""
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -1,13 +1,16 @@
 """The gate: conditions over the metrics that decide, on evidence, whether the dataset ships.
 
-A condition is SQL over `step.metric.field` (field: value, ci_low, ci_high, n), such as
-`utility.accuracy.ci_low > utility.majority.value`. A metric that is missing or not a number refuses.
+A condition is SQL over `step.metric.field`, such as `utility.accuracy.ci_low > utility.majority.value`. The
+fields are those of the whole (value, ci_low, ci_high, n), and `lowest` and `highest` of the values of the
+metric's slices: `utility.f1.lowest > 0.3` is of the worst label. A metric that is missing or not a number
+refuses. `default` stands for the conditions that the recipe's operators have of their own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,11 @@ from synthray.spelling import identifier
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FIELDS = ("value", "ci_low", "ci_high", "n")
+WHOLE = ("value", "ci_low", "ci_high", "n")
+FIELDS = (*WHOLE, "lowest", "highest")
+DEFAULT = "default"
+_OWN = re.compile(rf"(?<![\w.\"])(\w+)\.({'|'.join(FIELDS)})\b")
+"""A metric in a condition that an operator has of its own, which does not know its step's name."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,32 @@ class Check:
     condition: str
     passed: bool
     found: str
+
+
+def asked_for(gate: Sequence[str], own: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the conditions of a gate, `default` replaced by those of the steps: step -> its conditions."""
+    asked: list[str] = []
+    for line in gate:
+        if line.strip() != DEFAULT:
+            asked.append(line)
+            continue
+        default = [
+            _OWN.sub(lambda found, step=step: f"{_name(step)}.{_name(found[1])}.{found[2]}", one)
+            for step, conditions in own.items()
+            for one in conditions
+        ]
+        if not default:
+            raise RecipeError(
+                "gate: default asks for nothing here, since no step has conditions of its own; add a step "
+                "that measures, such as evaluate.diversity or evaluate.utility, or write conditions"
+            )
+        asked += default
+    return tuple(dict.fromkeys(asked))
+
+
+def _name(name: str) -> str:
+    """Return a name as one writes it in a condition: quoted only where it must be."""
+    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else identifier(name)
 
 
 def check_conditions(conditions: Iterable[str], steps: Mapping[str, tuple[str, ...]]) -> None:
@@ -102,13 +135,26 @@ def _shown(value: float | None) -> str:
 
 def _by_step(metrics: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
     values: dict[str, dict[str, dict[str, Any]]] = {}
+    slices: dict[tuple[str, str], list[float | None]] = {}
+    whole: set[tuple[str, str]] = set()
     for row in metrics.to_pylist():
-        if row["slice"] is None:
-            measured = values.setdefault(row["step"], {})
-            # Two rows for one metric decide nothing: as good as missing.
-            again = [name for name in measured if name.lower() == row["metric"].lower()]
-            fields = {name: None if again else row[name] for name in FIELDS}
-            measured[again[0] if again else row["metric"]] = fields
+        measured = values.setdefault(row["step"], {})
+        known = next((name for name in measured if name.lower() == row["metric"].lower()), row["metric"])
+        fields = measured.setdefault(known, dict.fromkeys(FIELDS))
+        if row["slice"] is not None:
+            slices.setdefault((row["step"], known), []).append(row["value"])
+            continue
+        # Two rows for one metric decide nothing: as good as missing.
+        again = (row["step"], known) in whole
+        whole.add((row["step"], known))
+        fields |= {name: None if again else row[name] for name in WHOLE}
+    for (step, metric), held in slices.items():
+        sound = [one for one in held if one is not None and not math.isnan(one)]
+        if len(sound) == len(held):
+            values[step][metric] |= {"lowest": min(sound), "highest": max(sound)}
+        else:
+            # A slice of which nothing is known may be the worst one.
+            values[step][metric] |= {"lowest": math.nan, "highest": math.nan}
     return values
 
 

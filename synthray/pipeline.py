@@ -19,7 +19,7 @@ from synthray.errors import (
     near,
 )
 from synthray.fingerprint import operator_parts, statement_parts
-from synthray.gate import Check, check_conditions, decide
+from synthray.gate import Check, asked_for, check_conditions, decide
 from synthray.lineage import digest
 from synthray.operator import Context, Operator
 from synthray.progress import Progress
@@ -79,10 +79,11 @@ class Pipeline:
     """Steps in order, and all that they share.
 
     `steps` takes operators, statements and Steps. `tables` are files or pipelines of their own, `models` are
-    named languages beside `model`, `gate` are SQL conditions over the metrics. A stage in which more than
-    `max_failed` of the rows fail ends the run. `blocks` is into how many parts rows are cut, and changes no
-    result. `recipe` is what the run directory keeps of where it came from; `prefix` begins the names of the
-    steps of a table's own pipeline, whose rows and draws are not those of the recipe's steps.
+    named languages beside `model`, `gate` are SQL conditions over the metrics (`default`: those of the
+    operators). A stage in which more than `max_failed` of the rows fail ends the run. `blocks` is into how
+    many parts rows are cut, and changes no result. `recipe` is what the run directory keeps of where it came
+    from; `prefix` begins the names of the steps of a table's own pipeline, whose rows and draws are not those
+    of the recipe's steps.
     """
 
     steps: Sequence[Operator | Statement | Step]
@@ -150,6 +151,11 @@ class Pipeline:
         """Return the pipeline of a named table, its steps named after it."""
         return replace(self, prefix=f"{table}_")
 
+    def conditions(self) -> tuple[str, ...]:
+        """Return the gate's conditions, `default` replaced by those that the operators have of their own."""
+        own = {one.name: one.work.gate() for one in self.named() if isinstance(one.work, Operator)}
+        return asked_for(self.gate, own)
+
     # Checking.
 
     def check(self) -> list[Checked]:
@@ -168,7 +174,7 @@ class Pipeline:
         if not 0 <= self.max_failed <= 1:
             raise RecipeError(f"max_failed must be from 0 to 1, but is {self.max_failed}")
         measuring = [one for one in checked if _measures(one.step.work)]
-        check_conditions(self.gate, {one.name: _metrics(one.step.work) for one in measuring})
+        check_conditions(self.conditions(), {one.name: _metrics(one.step.work) for one in measuring})
         self._check_order(checked)
         return checked
 
@@ -334,7 +340,7 @@ class Pipeline:
         part = run.root / ".metrics.part"
         pq.write_table(metrics, part)
         part.replace(run.root / "metrics.parquet")
-        checks = decide(self.gate, metrics)
+        checks = decide(self.conditions(), metrics)
         run.save(state="done", gate=[vars(check) for check in checks])
         refused = [check for check in checks if not check.passed]
         if refused:
@@ -389,7 +395,7 @@ class _Work:
         work = group[0].step.work
         checks: tuple[Check, ...] = ()
         if isinstance(work, Operator) and work.uses_gate:
-            checks = tuple(decide(self.pipeline.gate, self.run.sql("SELECT * FROM metrics")))
+            checks = tuple(decide(self.pipeline.conditions(), self.run.sql("SELECT * FROM metrics")))
         stage = Stage(
             run=self.run,
             folder=folder,
@@ -425,7 +431,7 @@ class _Work:
         for one in group:
             work, when = one.step.work, one.step.when
             if isinstance(work, Operator):
-                gate = (list(self.pipeline.gate), self.pipeline.name) if work.uses_gate else None
+                gate = (list(self.pipeline.conditions()), self.pipeline.name) if work.uses_gate else None
                 retry = self.run.state["retries"].get(one.name, 0)
                 parts.append([operator_parts(self._at(work), when, self.digests), retry, gate])
             else:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from synthray.errors import InputError, RecipeError, near
+from synthray.gate import DEFAULT
 from synthray.model.language import Language
 from synthray.operator import Operator, find_operator
 from synthray.pipeline import Pipeline, Step
@@ -234,10 +235,11 @@ class _Builder:
         max_failed = self.typed("max_failed", float, 0.05)
         if not 0 <= max_failed <= 1:
             raise self.error(f"max_failed must be from 0 to 1, but is {max_failed}", "max_failed")
-        gate = self.typed("gate", list, [])
+        gate = [DEFAULT] if tree.get("gate") == DEFAULT else self.typed("gate", list, [])
         if not all(isinstance(line, str) for line in gate):
             raise self.error(
-                "gate: each line must be a condition such as utility.accuracy.ci_low > 0.5", "gate"
+                "gate: each line must be default, or a condition such as utility.accuracy.ci_low > 0.5",
+                "gate",
             )
         return Pipeline(
             steps=self.steps(tree.get("steps"), "steps"),

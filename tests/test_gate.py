@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from synthray.errors import RecipeError
-from synthray.gate import Check, check_conditions, decide
+from synthray.gate import Check, asked_for, check_conditions, decide
 from synthray.metric import METRICS
 
 METRIC_ROWS = [
@@ -131,3 +131,53 @@ def test_a_condition_that_cannot_be_decided_is_found_before_the_run(condition: s
             ["utility.accuracy.value > 0", condition], dict.fromkeys(["utility", "diversity"], ())
         )
     assert str(caught.value).startswith("gate: ")
+
+
+SLICES = pa.Table.from_pylist(
+    [
+        {"step": "utility", "metric": "f1", "value": 0.7, "slice": "label=a"},
+        {"step": "utility", "metric": "f1", "value": 0.2, "slice": "label=b"},
+        {"step": "utility", "metric": "F1", "value": 0.5},
+        {"step": "faithful", "metric": "accuracy", "value": 0.9, "slice": "label=a"},
+        {"step": "faithful", "metric": "accuracy", "value": math.nan, "slice": "label=b"},
+    ],
+    schema=METRICS,
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "passed", "shown"),
+    [
+        ("utility.f1.lowest > 0.1", True, "0.2"),
+        ("utility.f1.lowest > 0.3", False, "0.2"),
+        ("utility.f1.highest < 0.8 AND utility.f1.value = 0.5", True, "0.7"),
+        ("faithful.accuracy.lowest > 0", False, "nan"),
+        ("faithful.accuracy.highest > 0", False, "nan"),
+        ("faithful.accuracy.value > 0", False, "missing"),
+    ],
+)
+def test_slices_are_judged_by_their_lowest_and_highest(condition: str, passed: bool, shown: str) -> None:
+    found = verdict(SLICES, condition)
+    assert found.passed is passed
+    assert shown in found.found
+
+
+def test_default_stands_for_the_conditions_of_the_steps_in_its_place() -> None:
+    own = {
+        "diversity": ("duplicates.value < 0.1",),
+        "utility": ("accuracy.ci_low > majority.value", "f1.lowest > 0.05"),
+        "my-step": ("loss.value < 1.5",),
+        "quiet": (),
+    }
+    assert asked_for(["utility.f1.n > 3", "default", "utility.f1.n > 3"], own) == (
+        "utility.f1.n > 3",
+        "diversity.duplicates.value < 0.1",
+        "utility.accuracy.ci_low > utility.majority.value",
+        "utility.f1.lowest > 0.05",
+        '"my-step".loss.value < 1.5',
+    )
+
+
+def test_default_without_a_step_that_measures_is_an_error() -> None:
+    with pytest.raises(RecipeError, match=r"evaluate\.diversity"):
+        asked_for(["default"], {"prompt": ()})
