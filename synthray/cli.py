@@ -107,6 +107,67 @@ def sql(
 
 
 @app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run directory, or a file or folder of rows.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The same, to compare it with.")],
+    text: Annotated[str | None, typer.Option(help="The column of the text. Default: text.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of the label. Default: label.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Rows that depend on each other. Default: their lineage root.")
+    ] = None,
+    embedding: Annotated[
+        str | None, typer.Option(help="A column of vectors. Default: hashed n-grams of the text.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="How often to call any difference that is none.")] = 0.05,
+    resamples: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many permutations.")] = 999,
+    sample: Annotated[int, typer.Option(min=2, help="Rows of a side for n-grams and vectors.")] = 5000,
+    rows: Annotated[int, typer.Option(min=0, max=1000, help="How many rows of each kind to show.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Say what differs between two runs, and which differences of their datasets are more than chance."""
+    from synthray.diff import diff as differences
+    from synthray.diff import sections
+    from synthray.side import Settings
+
+    found = differences(a, b, Settings(text, label, unit, embedding, alpha, resamples, sample, rows))
+    if as_json:
+        _print_json(found)
+        return
+    print(_shown(found["verdict"]))
+    for title, lines in sections(found):
+        print(f"\n{title}")
+        _print_table(lines)
+    for note in found["notes"]:
+        print(_shown(f"\n{note}"))
+
+
+@app.command()
+def report(
+    run: RunDirectory,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: RUN/report.html.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(metavar="ROW_ID", help="Tell where this row comes from.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What people read. Default: text.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What the rows are of. Default: label.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what a run is as one HTML file: the gate, the funnel, metrics, rejects, texts, lineage, cost."""
+    from synthray.report import write
+
+    path = write(run, out, rows=row or [], text=text, label=label)
+    size = path.stat().st_size
+    if as_json:
+        _print_json({"report": str(path), "bytes": size})
+    else:
+        print(f"{path} ({size / 1e6:.1f} MB; it needs no network: open it in a browser)")
+
+
+@app.command()
 def review(
     run: RunDirectory,
     budget: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at most.")] = 100,

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from synthray.errors import InputError, QueryError
+from synthray.errors import InputError, QueryError, near
 from synthray.spelling import identifier, quoted
 from synthray.syntax import MULTIPLIES, check_queries, nodes, settle
 from synthray.table import Table
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 SQL = Path(__file__).parent / "sql"
@@ -53,6 +54,7 @@ class Query:
     ) -> None:
         import duckdb
 
+        self._names = tuple(relations)
         config = {"autoinstall_known_extensions": "false"}
         config["memory_limit"] = f"{memory_mb or limit(MEMORY_MB)}MiB"
         self._connection = duckdb.connect(config=config)
@@ -118,6 +120,11 @@ class Query:
     def close(self) -> None:
         """Give the connection back."""
         self._connection.close()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection itself, for those who know DuckDB's API: shut in all the same, but not in time."""
+        return self._connection
 
     def arrow(self, sql: str) -> pa.Table:
         """Return the answer to one SELECT."""
@@ -188,6 +195,22 @@ class Query:
             raise _translated(error) from error
         finally:
             timer.cancel()
+
+    def relation(self, name: str) -> str:
+        """Return a relation as SQL; InputError names the nearest when there is none of this name."""
+        if name not in self._names:
+            raise InputError(f"no view {name!r}{near(name, self._names)}")
+        return identifier(name)
+
+    def blocks(self, relation: str, rows: int = 10_000) -> Iterator[pa.Table]:
+        """Yield a relation in tables of at most `rows` rows, and one without rows where it has none."""
+        import pyarrow as pa
+
+        with self._bounded():
+            reader = self._connection.sql(f"SELECT * FROM {relation}").to_arrow_reader(rows)
+            yield reader.schema.empty_table()
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
 
     def schema(self, sql: str) -> pa.Schema:
         """Return the columns that a SELECT answers, binding it without running it."""

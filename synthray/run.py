@@ -16,13 +16,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from synthray.errors import RunError
+from synthray.errors import InputError, RunError
 from synthray.model.store import calls_relation
 from synthray.query import Query, shipped
 from synthray.table import Table
 
 if TYPE_CHECKING:
+    import duckdb
+    import pandas  # type: ignore[import-untyped]
+    import polars
     import pyarrow as pa
+    from ray.data import Dataset
 
 FORMAT = 1
 COUNTS = ("rows_in", "rows_made", "rows_kept", "rows_rejected", "rows_failed", "rows_expanded")
@@ -283,6 +287,67 @@ class Run:
         """Return the answer to one SELECT over the views of the run."""
         with self.query() as connection:
             return connection.arrow(query)
+
+    # The views as what people work with. Each takes one of these, or a named table of the recipe:
+    #   dataset   the rows that were kept, as the last step left them
+    #   rows      every row there was; reject_step and reject_reason are null for those that were kept
+    #   rejects   the rows that a step rejected, with the columns they had before it
+    #   failures  the rows that could not be worked on, with the error
+    #   calls     every model call that is kept: prompt, answer, tokens, cost
+    #   stages    what was made together: seconds, calls, tokens, cost, rows in and out
+    #   steps     the steps of each stage, in order, and what each did with the rows
+    #   funnel    the same, in short
+    #   reasons   how many rows were left out for each reason
+    #   metrics   what was measured: value, interval, n, slice
+
+    def arrow(self, view: str = "dataset") -> pa.Table:
+        """Return a view as an Arrow table; InputError names the nearest for an unknown one."""
+        with self.query() as query:
+            return query.arrow(f"SELECT * FROM {query.relation(view)}")
+
+    def pandas(self, view: str = "dataset") -> pandas.DataFrame:
+        """Return a view as a pandas data frame."""
+        return self.arrow(view).to_pandas()
+
+    def polars(self, view: str = "dataset") -> polars.DataFrame:
+        """Return a view as a polars data frame."""
+        try:
+            import polars
+        except ImportError:
+            raise InputError(
+                "polars is not installed; pip install 'synthray[polars]', or use arrow() or pandas()"
+            ) from None
+        frame = polars.from_arrow(self.arrow(view))
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def duckdb(self) -> duckdb.DuckDBPyConnection:
+        """Return DuckDB over all views: `run.duckdb().sql("FROM dataset LIMIT 5").df()`; close it after use.
+
+        It is in memory, and shut in like `sql`: it reads this run's files alone, writes none and has no
+        network, so that a frame of yours is seen after `connection.register("mine", frame)`. What a statement
+        may say and how long it may take is not bounded, as it is in `sql`.
+        """
+        return self.query().connection
+
+    def ray(self, view: str = "dataset") -> Dataset:
+        """Return a view as a dataset of Ray Data, which is started if need be.
+
+        A dataset that lies in files of one schema is read by Ray from them; all else is streamed into Ray's
+        object store in blocks, so that no view must fit into this process.
+        """
+        from synthray import cluster
+
+        with self.query() as query:
+            relation = query.relation(view)
+            cluster.start()
+            import ray
+            import ray.data
+
+            last = self.table(self.stages()[-1])
+            if view == "dataset" and last.uniform():
+                return ray.data.read_parquet(list(last.files))
+            return ray.data.from_arrow_refs([ray.put(block) for block in query.blocks(relation)])
 
     def _row_relations(self, stages: list[StageRecord], files: list[str]) -> dict[str, str]:
         def scan(table: Table) -> str:

@@ -60,6 +60,15 @@ class Table:
             )
         return cls(tuple(str(path) for path in found), kinds[0])
 
+    def uniform(self) -> bool:
+        """Say whether it is Parquet files of one schema, with nothing to join to them."""
+        import pyarrow.parquet as pq
+
+        if self.kind != "parquet" or self.added or not self.files:
+            return False
+        first = pq.read_schema(self.files[0])
+        return all(pq.read_schema(file).equals(first) for file in self.files[1:])
+
     def scan(self) -> str:
         """Return the SQL that reads the files (not for YAML)."""
         files = _listed(self.files)

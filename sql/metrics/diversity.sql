@@ -1,21 +1,65 @@
--- diversity: distinct-1 to distinct-3, vocabulary size, share of repeated texts, mean length in words.
--- Takes: texts (row_id, text). Gives: metric, value, n. Words are what white space separates, lower-cased.
+-- diversity: how varied the words are: distinct-1 to distinct-3 (different n-grams by all, arXiv 1510.03055; distinct_1 is the
+-- type-token ratio), vocabulary, root type-token ratio (vocabulary by the root of all words), entropy of words in bits;
+-- inter-sample frequency of 3-grams, both published definitions: mean count of a different one, and sum of squared shares;
+-- share of rows whose text an earlier row has, mean length in words.
+-- Takes: rows with a column text. Gives: metric, value, n. Words as in filters/repetition.sql, lower-cased.
 WITH split AS (
-    SELECT row_id, text, list_filter(regexp_split_to_array(lower(text), '\s+'), lambda w: w <> '') AS words FROM texts
+    SELECT text, regexp_extract_all(lower(text), '[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|(?:[^\PL\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]|[\pM\pN])+') AS words
+    FROM rows
+    WHERE text IS NOT NULL
 ),
-grams AS (
-    SELECT n.n, unnest(list_transform(
-        generate_series(1, len(words) - n.n + 1), lambda i: array_to_string(words[i:i + n.n - 1], ' '))) AS gram
-    FROM split, (VALUES (1), (2), (3)) AS n(n)
+places AS (
+    -- A word with the two after it; null where the text ends.
+    SELECT unnest(list_zip(words, words[2:], words[3:])) AS gram FROM split
+),
+threes AS (
+    SELECT gram[1] AS a, gram[2] AS b, gram[3] AS c, count(*) AS times FROM places GROUP BY ALL
+),
+twos AS (
+    SELECT a, b, sum(times) AS times FROM threes GROUP BY ALL
+),
+ones AS (
+    SELECT a, sum(times) AS times FROM twos GROUP BY ALL
 ),
 counted AS (
-    SELECT n, count(DISTINCT gram) AS kinds, count(*) AS total FROM grams GROUP BY n
+    SELECT
+        count(*) AS kinds,
+        CAST(coalesce(sum(times), 0) AS BIGINT) AS total,
+        -- Decimals add up to the same in any order, floating numbers do not.
+        sum(CAST(times * log2(times) AS DECIMAL(38, 12))) AS bits
+    FROM ones
+),
+counted_twos AS (
+    SELECT count(*) AS kinds, CAST(coalesce(sum(times), 0) AS BIGINT) AS total FROM twos WHERE b IS NOT NULL
+),
+counted_threes AS (
+    SELECT
+        count(*) AS kinds,
+        CAST(coalesce(sum(times), 0) AS BIGINT) AS total,
+        sum(CAST(times AS HUGEINT) * times) AS squares
+    FROM threes
+    WHERE c IS NOT NULL
+),
+whole AS (
+    SELECT count(*) AS texts, count(DISTINCT text) AS kinds, CAST(sum(len(words)) AS BIGINT) AS words FROM split
 )
-SELECT 'distinct_' || n AS metric, kinds / total AS value, total AS n FROM counted
+SELECT 'distinct_1' AS metric, kinds / nullif(total, 0) AS value, total AS n FROM counted
 UNION ALL
-SELECT 'vocabulary', kinds, total FROM counted WHERE n = 1
+SELECT 'distinct_2', kinds / nullif(total, 0), total FROM counted_twos
 UNION ALL
-SELECT 'duplicates', (count(*) - count(DISTINCT text)) / nullif(count(*), 0), count(*) FROM split
+SELECT 'distinct_3', kinds / nullif(total, 0), total FROM counted_threes
 UNION ALL
-SELECT 'mean_words', avg(len(words)), count(*) FROM split
+SELECT 'vocabulary', kinds, total FROM counted
+UNION ALL
+SELECT 'root_type_token', kinds / sqrt(nullif(total, 0)), total FROM counted
+UNION ALL
+SELECT 'word_entropy', log2(nullif(total, 0)) - bits / total, total FROM counted
+UNION ALL
+SELECT 'ingf_mean_count', total / nullif(kinds, 0), total FROM counted_threes
+UNION ALL
+SELECT 'ingf_squared_share', squares / nullif(CAST(total AS DOUBLE) * total, 0), total FROM counted_threes
+UNION ALL
+SELECT 'duplicates', (texts - kinds) / nullif(texts, 0), texts FROM whole
+UNION ALL
+SELECT 'mean_words', words / nullif(texts, 0), texts FROM whole
 ORDER BY metric

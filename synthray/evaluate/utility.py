@@ -1,21 +1,30 @@
-"""What the dataset is worth: train a student on it, test the student on other rows."""
+"""What the dataset is worth: train students on it, test them on other rows; beside real rows, by stages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
+from synthray import standing
+from synthray.column import is_text
 from synthray.errors import InputError, near
-from synthray.learner import SOURCES, check_weight, weights
+from synthray.learner import check_weight
 from synthray.lineage import uniform
 from synthray.metric import measurements
 from synthray.operator import Measure
 from synthray.query import Query
-from synthray.spelling import identifier
+from synthray.standing import standings
+from synthray.statistic.control import over_chance
+from synthray.statistic.interval import generator
+from synthray.statistic.paired import Resamples, Score, f1, subset_draws
+from synthray.statistic.recovery import recovery
+from synthray.trial import SOURCES, Bench, Part, Tally, Trial, classes, codes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,21 +32,59 @@ if TYPE_CHECKING:
     from synthray.stage import Stage
     from synthray.table import Table
 
+_ROWS = "rows"
+_KINDS = ("linear", "bayes")
+_OF_REAL = ("gain_over_real", "gain_of_mixing", "recovery", "real_rows")
+
+Numbers = np.ndarray[Any, np.dtype[Any]]
+Group = Sequence[Sequence[Trial]]
+"""Trials that are one measurement, their mean: for each student a line of its subsets of the rows."""
+
 
 @dataclass(frozen=True)
 class Utility(Measure):
-    """Measure `accuracy` and `macro_f1` on the table `test` of a student trained on the rows; and `majority`.
+    """Measure `accuracy` and `macro_f1` on the table `test` of students trained on the rows; and `majority`.
 
-    `majority` is the accuracy of always answering the test's most frequent label: what no training buys.
-    Intervals are percentiles of `resamples` bootstrap samples of the test rows, at `confidence`. Per label
-    there is a slice of F1. NaN means that there was nothing to learn from. `weight` is a column that says how
-    much a row counts in training (null counts as 1, 0 not at all).
+    `majority` is the accuracy of always answering the test's most frequent label: what no training buys;
+    `gain_over_majority` is what training does buy. Intervals are percentiles of `resamples` bootstrap samples
+    of the test rows, at `confidence`, the same samples for all, so that differences are paired. Per label
+    there is a slice of F1. `unknown_labels` is the share of training rows whose label the test lacks (such an
+    answer is wrong), `missing_labels` how many of its labels no training row has (never answered). NaN means
+    that there was nothing to learn from: fewer than two labels, or no word. `weight` is a column that says
+    how much a row counts in training (null counts as 1, 0 not at all).
+
+    Several `students` (linear: logistic regression; bayes: naive Bayes) have slices of their own, and the
+    value is their mean. With `subsets` above 1 each learns from so many stratified parts of the rows, of the
+    share `subset_share`; the value is the mean over them, and each bootstrap sample draws test rows and
+    subsets together (Owen 2007, the pigeonhole bootstrap). `sizes` are slices of accuracy for so many rows,
+    stratified, the larger holding the smaller; a size beyond the rows is NaN with n = 0.
+
+    `real` is a table of real training rows: of these as many as of the rows where there are enough, else all
+    (`real_rows`), stratified. `real_` and `mixed_` are the scores of students of them, and of both together;
+    `gain_over_real` is the accuracy by the rows less that by real ones, `gain_of_mixing` that by both less
+    that by real ones, `recovery` the share (rows - majority) / (real - majority): NaN where real rows teach
+    nothing, its interval too where they do so on one of the samples. Real rows without the column `weight`
+    have the weight 1.
+
+    `stages` measures the dataset as it stood after each step of the run that changed what is learned from:
+    slices of accuracy and train_rows, and of `bought`, the accuracy after the step less that before it.
+    `bought_over_chance` is the accuracy after it less the mean of `controls` random choices of as many rows
+    from before it; its interval holds the chance of such a choice. For a step that changed labels or weights
+    alone it is what was bought; for one after which there are more rows, NaN. Stages take all rows, whatever
+    `subsets` says.
     """
 
     text: str
     label: str
     test: str
     weight: str | None = None
+    real: str | None = None
+    students: Sequence[Literal["linear", "bayes"]] = ("linear",)
+    subsets: Annotated[int, Ge(1), Le(100)] = 1
+    subset_share: Annotated[float, Gt(0), Lt(1)] = 0.8
+    sizes: Sequence[Annotated[int, Ge(2)]] = ()
+    stages: bool = False
+    controls: Annotated[int, Ge(2), Le(100)] = 5
     resamples: Annotated[int, Ge(100), Le(100_000)] = 1000
     confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
 
@@ -48,99 +95,338 @@ class Utility(Measure):
 
     @property
     def table_names(self) -> tuple[str, ...]:
-        """The test table."""
-        return (self.test,)
+        """The test table, and that of real rows."""
+        return (self.test, *([self.real] if self.real else []))
 
     def metrics(self) -> tuple[str, ...]:
         """Return the names of what is measured, slices left out."""
-        return ("accuracy", "macro_f1", "majority", "train_rows")
+        own = ("gain_over_majority", "train_rows", "unknown_labels", "missing_labels")
+        scores = [f"{name}{score}" for name in self.names() for score in ("accuracy", "macro_f1")]
+        return (*scores, "majority", *own, *(_OF_REAL if self.real else ()))
+
+    def gate(self) -> tuple[str, ...]:
+        """Return what refuses rows that teach nothing, and those that teach far less than real ones."""
+        # A student that beats the most frequent label, beyond chance, has learned something.
+        held = ["accuracy.ci_low > majority.value"]
+        if self.real:
+            # A recovery that may be 1/2, written without the division, which real rows that teach nothing
+            # would make NaN: then rows that beat the majority pass. TODO figure
+            held.append("gain_over_real.ci_high >= -0.5 * (real_accuracy.value - majority.value)")
+        return tuple(held)
 
     def files(self) -> tuple[Path, ...]:
-        """Return the student's source: another student judges otherwise."""
-        return SOURCES
+        """Return the students' source and the statistics': others judge otherwise."""
+        return (*SOURCES, Path(standing.__file__))
 
     def check(self, before: pa.Schema) -> None:
-        """Raise an InputError when the test table lacks text or label."""
+        """Raise an InputError when a table lacks text or label, or a setting cannot be."""
         self.require_text(before, self.text, self.label)
         check_weight(before, self.weight)
-        schema = self.context.schemas[self.test]
-        for name in (self.text, self.label):
-            if name not in schema.names:
-                raise InputError(f"the table {self.test!r} has no column {name!r}{near(name, schema.names)}")
-        self.require_text(schema, self.text, self.label)
+        self._check_students()
+        if self.real == self.test:
+            raise InputError(
+                f"real and test are the same table {self.test!r}: rows that are learned from cannot test; "
+                "split it in two"
+            )
+        for table in self.table_names:
+            schema = self.context.schemas[table]
+            for name in (self.text, self.label):
+                if name not in schema.names:
+                    raise InputError(f"the table {table!r} has no column {name!r}{near(name, schema.names)}")
+            self.require_text(schema, self.text, self.label)
+        if self.real:
+            check_weight(self.context.schemas[self.real], self.weight)
+
+    def _check_students(self) -> None:
+        unknown = [name for name in self.students if name not in _KINDS]
+        if unknown:
+            raise InputError(f"students: no student {unknown[0]!r}{near(unknown[0], _KINDS)}")
+        if not self.students or len(set(self.students)) < len(self.students):
+            raise InputError(f"students must name each once, of {', '.join(_KINDS)}, but is {self.students}")
+
+    # Where the work is done.
 
     def apply(self, stage: Stage) -> None:
-        """Learn in a task: the training texts never come to the driver."""
-        given = (self, stage.input, self.context.tables[self.test])
-        stage.measured(stage.tasks(_learn, [given])[0])
+        """Learn in tasks, one for each student and part of the rows: texts never come to the driver."""
+        tables = {_ROWS: stage.input, **{name: self.context.tables[name] for name in self.table_names}}
+        relations: dict[str, tuple[Table | str, tuple[str, ...]]] = {
+            name: (table, ()) for name, table in tables.items()
+        }
+        stood = self._stood(stage, relations) if self.stages else []
+        with _over(relations) as query:
+            plan = self._plan(query, stood)
+        trials = plan.trials()
+        given = []
+        for trial in trials:
+            needed = {self.test, *(part.relation for part in trial.parts)}
+            given.append((self, trial, {name: relations[name] for name in needed}))
+        said = stage.tasks(_said, given)
+        answers = dict(zip(trials, said, strict=True))
+        stage.measured(stage.tasks(_scored, [(self, plan, answers, {self.test: relations[self.test]})])[0])
 
     def measure(self, query: Query) -> pa.Table:
-        """Train, test, resample; `query` holds `rows` and the test table."""
-        import numpy as np
-        from sklearn.metrics import f1_score
-
-        train, test = self._read(query, "rows"), self._read(query, self.test)
-        test_texts, truth = test["text"].to_pylist(), test["label"].to_pylist()
-        predicted = self._predicted(train, test_texts)
-        if predicted is None:
-            missing = {"value": float("nan"), "n": len(truth)}
-            return measurements(
-                [{"metric": name, **missing} for name in ("accuracy", "macro_f1", "majority")]
+        """Train, test, resample; `query` holds `rows` and the named tables."""
+        if self.stages:
+            raise InputError(
+                f"{self.step}: stages needs a run, which knows the dataset as it stood after each step; "
+                "measure in a recipe, or leave stages out"
             )
-        classes = sorted(set(truth))
-        constant = max(classes, key=lambda one: (truth.count(one), one))
-        given, said = np.array(truth), np.array(predicted)
+        plan = self._plan(query, [])
+        answers = {trial: self.bench.said(query, trial, self.test) for trial in plan.trials()}
+        return self.scored(query, plan, answers)
 
-        def macro(places: Any) -> float:
-            return float(
-                f1_score(given[places], said[places], labels=classes, average="macro", zero_division=0)
+    @property
+    def bench(self) -> Bench:
+        """What the trials read and draw by."""
+        return Bench(self.text, self.label, self.weight, self.context.seed, self.step)
+
+    # What is to be tried.
+
+    def names(self) -> tuple[str, ...]:
+        """Return the beginnings of the names of scores: of the rows, of real ones, of both."""
+        return ("", "real_", "mixed_") if self.real else ("",)
+
+    def _stood(self, stage: Stage, relations: dict[str, Any]) -> list[_Stood]:
+        """Return the dataset after each step that changed what is learned; name its rows in `relations`."""
+        assert stage.before is not None
+        if stage.input != stage.run.table(stage.before):
+            raise InputError(
+                f"{self.step}: stages measures all rows as they stood, of which `when` cannot pick some; "
+                "leave one of the two out"
             )
+        found: list[_Stood] = []
+        last = None
+        for number, one in enumerate(standings(stage.run, stage.before)):
+            held = one.only(("row_id", *self.reads))
+            if held == last:
+                continue  # the same files: nothing to look at
+            last = held
+            with _over({"standing": (held.sql(), held.files)}) as query:
+                schema = query.schema("SELECT * FROM standing")
+                if not all(
+                    name in schema.names and is_text(schema.field(name).type) for name in self.reads[:2]
+                ):
+                    continue
+                tally = self.bench.tally(query, "standing")
+            if (found and found[-1].tally == tally) or not (found or tally.number):
+                continue
+            name = f"_standing{number}"
+            relations[name] = (held.sql(), held.files)
+            found.append(_Stood(one.step, name, tally))
+        if found:  # what stands at last are the rows
+            found[-1] = replace(found[-1], relation=_ROWS)
+        return found
 
-        everything = np.arange(len(truth))
-        random = np.random.default_rng(int(uniform("bootstrap", self.context.seed) * 2**31))
-        samples = random.integers(0, len(truth), (self.resamples, len(truth)))
-        right, majority = given == said, given == constant
-        found = [
-            self._interval("accuracy", right.mean(), right[samples].mean(axis=1), len(truth)),
-            self._interval("macro_f1", macro(everything), [macro(sample) for sample in samples], len(truth)),
-            self._interval("majority", majority.mean(), majority[samples].mean(axis=1), len(truth)),
-            {"metric": "train_rows", "value": len(train), "n": len(train)},
-        ]
-        scores = f1_score(given, said, labels=classes, average=None, zero_division=0)
-        found += [
-            {"metric": "f1", "value": float(score), "n": truth.count(one), "slice": f"{self.label}={one}"}
-            for one, score in zip(classes, scores, strict=True)
-        ]
-        return measurements(found)
+    def _plan(self, query: Query, stood: Sequence[_Stood]) -> _Plan:
+        tally = self.bench.tally(query, _ROWS)
+        number = None if self.subsets == 1 else max(1, round(self.subset_share * tally.number))
+        rows = [Part(_ROWS, number, ("subset", subset)) for subset in range(self.subsets)]
+        groups: dict[tuple[str | int, ...], Group] = {("",): self._group([(part,) for part in rows])}
+        real_rows = 0
+        if self.real:
+            there = self.bench.tally(query, self.real).number
+            real_rows = min(there, tally.number if number is None else number)
+            real = [Part(self.real, real_rows, ("real", subset)) for subset in range(self.subsets)]
+            groups["real_",] = self._group([(part,) for part in real])
+            groups["mixed_",] = self._group(list(zip(rows, real, strict=True)))
+        for size in sorted(set(self.sizes)):
+            if size <= tally.number:
+                groups["size", size] = self._group([(replace(part, number=size),) for part in rows])
+        groups |= self._stage_groups(stood)
+        return _Plan(groups, tally, real_rows, tuple(stood))
 
-    def _predicted(self, train: pa.Table, test_texts: Sequence[str]) -> list[str] | None:
-        from synthray.model.student import Student
+    def _group(self, subsets: Sequence[tuple[Part, ...]]) -> Group:
+        return [[Trial(student, parts) for parts in subsets] for student in self.students]
 
-        weight = weights(train, self.weight, self.step).to_numpy()
-        labels = train["label"].to_pylist()
-        if len({label for label, one in zip(labels, weight, strict=True) if one}) < 2 or not test_texts:
-            return None
-        learned = Student("linear", self.context.seed).fit(train["text"].to_pylist(), labels, weight)
-        return learned.predict(test_texts)
+    def _stage_groups(self, stood: Sequence[_Stood]) -> Iterator[tuple[tuple[str | int, ...], Group]]:
+        for number, one in enumerate(stood):
+            yield ("stage", one.step), self._group([(Part(one.relation),)])
+            before = stood[number - 1] if number else None
+            if before is None or one.tally.number > before.tally.number:
+                continue
+            for control in range(self.controls):
+                part = Part(before.relation)
+                if one.tally.number < before.tally.number:
+                    draw = ("control", one.step, control)
+                    part = Part(before.relation, one.tally.number, draw, stratified=False)
+                yield ("control", one.step, control), self._group([(part,)])
 
-    def _read(self, query: Query, relation: str) -> pa.Table:
-        """Return text, label and, of training rows, weight of the rows that have both, in a fixed order."""
-        text, label = identifier(self.text), identifier(self.label)
-        others = ["row_id", *([self.weight] if self.weight else [])] if relation == "rows" else []
-        more = "".join(f", {identifier(name)}" for name in others)
-        return query.arrow(
-            f"SELECT {text} AS text, {label} AS label{more} FROM {identifier(relation)} "
-            f"WHERE {text} <> '' AND {label} IS NOT NULL ORDER BY ALL"
-        )
+    # What was found.
 
-    def _interval(self, metric: str, value: Any, resampled: Any, n: int) -> dict[str, Any]:
-        import numpy as np
-
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(np.asarray(resampled), [tail, 1 - tail])
-        return {"metric": metric, "value": float(value), "ci_low": float(low), "ci_high": float(high), "n": n}
+    def scored(self, query: Query, plan: _Plan, answers: Mapping[Trial, Numbers | None]) -> pa.Table:
+        """Return the measurements that the answers of all trials make."""
+        truth = self.bench.asked(query, self.test)["label"].to_pylist()
+        return measurements(list(_Scores(self, truth, plan, answers).found()))
 
 
-def _learn(operator: Utility, rows: Table, test: Table) -> pa.Table:
-    with Query({"rows": rows, operator.test: test}) as query:
-        return operator.measure(query)
+@dataclass(frozen=True)
+class _Stood:
+    """The rows that a step left, as far as they teach: what they are called, and what they hold."""
+
+    step: str
+    relation: str
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is to be tried, by what it is measured as; and what is known of the rows before."""
+
+    groups: Mapping[tuple[str | int, ...], Group]
+    tally: Tally
+    real_rows: int
+    stood: tuple[_Stood, ...]
+
+    def trials(self) -> list[Trial]:
+        """Return the trials, each once, in a fixed order."""
+        every = (trial for group in self.groups.values() for line in group for trial in line)
+        return list(dict.fromkeys(every))
+
+
+class _Scores:
+    """What the answers of all trials measure, on the same bootstrap samples of the test rows."""
+
+    def __init__(
+        self, asked: Utility, truth: Sequence[str], plan: _Plan, answers: Mapping[Trial, Numbers | None]
+    ) -> None:
+        self.asked, self.plan, self.answers, self.rows = asked, plan, answers, len(truth)
+        self.known = classes(truth)
+        self.truth = codes(truth, self.known)
+        self.counts = np.bincount(self.truth, minlength=len(self.known))
+        self.columns = {trial: column for column, trial in enumerate(answers)}
+        # Of labels that are as frequent the last, as one must be it.
+        constant = max(range(len(self.known)), key=lambda one: (self.counts[one], one), default=-1)
+        nothing = np.full(self.rows, np.nan)
+        said = [*answers.values(), np.full(self.rows, constant)]
+        right = [nothing if one is None else (one == self.truth).astype(np.float64) for one in said]
+        self.right = np.stack(right, axis=1)
+        # The seed that this measure has always had: a run made again finds its intervals again.
+        seed = int(uniform("bootstrap", asked.context.seed) * 2**31)
+        self.resamples = Resamples(self.rows, asked.resamples, seed)
+        self.accuracies = self.resamples.means(self.right)
+        random = generator(asked.context.seed, "subsets")
+        self.draws = subset_draws(asked.subsets, asked.resamples, random)
+
+    def found(self) -> Iterator[dict[str, Any]]:
+        """Yield all measurements."""
+        yield from self._whole()
+        yield from self._rows_measured()
+        yield from self._students()
+        yield from self._labels()
+        yield from self._sizes()
+        yield from self._stages()
+
+    def _whole(self) -> Iterator[dict[str, Any]]:
+        """Yield the scores of the rows, of real ones and of both, and the gains."""
+        groups = {name: self.plan.groups[name,] for name in self.asked.names()}
+        found = {name: self._accuracy(group) for name, group in groups.items()}
+        majority = self.accuracies.mean(np.array([[-1]]), self.draws)
+        for name, group in groups.items():
+            yield self._row(f"{name}accuracy", found[name])
+            yield self._row(f"{name}macro_f1", self._macro_f1(group))
+        yield self._row("majority", majority)
+        yield self._row("gain_over_majority", found[""] - majority)
+        if self.asked.real:
+            yield self._row("gain_over_real", found[""] - found["real_"])
+            yield self._row("gain_of_mixing", found["mixed_"] - found["real_"])
+            yield self._row("recovery", recovery(found[""], majority, found["real_"]))
+
+    def _rows_measured(self) -> Iterator[dict[str, Any]]:
+        """Yield what is known of the training rows and their labels."""
+        tally, known = self.plan.tally, set(self.known)
+        unknown = sum(count for label, count in tally.counting.items() if label not in known)
+        share = unknown / tally.number if tally.number else math.nan
+        yield {"metric": "train_rows", "value": tally.rows, "n": tally.rows}
+        if self.asked.real:
+            yield {"metric": "real_rows", "value": self.plan.real_rows, "n": self.plan.real_rows}
+        yield {"metric": "unknown_labels", "value": share, "n": tally.number}
+        yield {"metric": "missing_labels", "value": len(known - set(tally.counting)), "n": len(known)}
+
+    def _students(self) -> Iterator[dict[str, Any]]:
+        """Yield the scores of each student, where there is more than one."""
+        if len(self.asked.students) > 1:
+            for student, line in zip(self.asked.students, self.plan.groups["",], strict=True):
+                yield self._row("accuracy", self._accuracy([line]), f"student={student}")
+                yield self._row("macro_f1", self._macro_f1([line]), f"student={student}")
+
+    def _labels(self) -> Iterator[dict[str, Any]]:
+        """Yield the F1 of each label, the mean over students and subsets."""
+        said = [self.answers[trial] for line in self.plan.groups["",] for trial in line]
+        held = [one for one in said if one is not None]
+        if not held or len(held) < len(said):
+            return
+        once = np.ones((1, self.rows))
+        scores = np.mean([f1(once, self.truth, one, len(self.known))[0] for one in held], axis=0)
+        for label, score, count in zip(self.known, scores, self.counts, strict=True):
+            named = f"{self.asked.label}={label}"
+            yield {"metric": "f1", "value": float(score), "n": int(count), "slice": named}
+
+    def _sizes(self) -> Iterator[dict[str, Any]]:
+        """Yield the accuracy for each size that was asked for."""
+        for size in sorted(set(self.asked.sizes)):
+            group, named = self.plan.groups.get(("size", size)), f"size={size}"
+            if group is None:
+                yield {"metric": "accuracy", "value": math.nan, "n": 0, "slice": named}
+            else:
+                yield self._row("accuracy", self._accuracy(group), named)
+
+    def _stages(self) -> Iterator[dict[str, Any]]:
+        """Yield the accuracy after each step that changed what is learned, and what the step bought."""
+        before: Score | None = None
+        for one in self.plan.stood:
+            after, named = self._accuracy(self.plan.groups["stage", one.step]), f"stage={one.step}"
+            yield self._row("accuracy", after, named)
+            yield {"metric": "train_rows", "value": one.tally.rows, "n": one.tally.rows, "slice": named}
+            if before is not None:
+                yield self._row("bought", after - before, named)
+                yield self._row("bought_over_chance", self._over_chance(one.step, after), named)
+            before = after
+
+    def _over_chance(self, step: str, after: Score) -> Score:
+        keys = [("control", step, control) for control in range(self.asked.controls)]
+        groups = [self.plan.groups[key] for key in keys if key in self.plan.groups]
+        if not groups:
+            return Score(math.nan, np.full(self.asked.resamples, np.nan))
+        right = [self.right[:, self._places(group).ravel()].mean(axis=1) for group in groups]
+        controls = self._accuracy([line for group in groups for line in group])
+        random = generator(self.asked.context.seed, "chance", step)
+        return over_chance(after, controls, np.stack(right, axis=1), random)
+
+    def _accuracy(self, group: Group) -> Score:
+        return self.accuracies.mean(self._places(group), self.draws)
+
+    def _macro_f1(self, group: Group) -> Score:
+        said = [self.answers[trial] for line in group for trial in line]
+        scores = self.resamples.macro_f1(self.truth, said, len(self.known))
+        return scores.mean(np.arange(len(said)).reshape(len(group), -1), self.draws)
+
+    def _places(self, group: Group) -> Numbers:
+        return np.array([[self.columns[trial] for trial in line] for line in group])
+
+    def _row(self, metric: str, score: Score, named: str | None = None) -> dict[str, Any]:
+        row = {"metric": metric, "value": score.value, "n": self.rows, "slice": named}
+        if math.isnan(score.value):
+            return row
+        low, high = score.interval(self.asked.confidence)
+        return {**row, "ci_low": low, "ci_high": high}
+
+
+Relations = Mapping[str, "tuple[Table | str, tuple[str, ...]]"]
+
+
+def _over(relations: Relations) -> Query:
+    """Return a Query over tables, or SELECTs with the files that they read."""
+    files = tuple(file for _, listed in relations.values() for file in listed)
+    return Query({name: held for name, (held, _) in relations.items()}, files=files)
+
+
+def _said(operator: Utility, trial: Trial, relations: Relations) -> Numbers | None:
+    with _over(relations) as query:
+        return operator.bench.said(query, trial, operator.test)
+
+
+def _scored(
+    operator: Utility, plan: _Plan, answers: Mapping[Trial, Numbers | None], relations: Relations
+) -> pa.Table:
+    with _over(relations) as query:
+        return operator.scored(query, plan, answers)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from synthray import ancestry
 from synthray.errors import InputError
-from synthray.lineage import connected, uniform
+from synthray.lineage import uniform
 from synthray.operator import Makes, Operator
 from synthray.spelling import identifier
 
@@ -40,6 +41,10 @@ class Parquet(Operator):
     def reads(self) -> tuple[str, ...]:
         """The chosen columns."""
         return (*self.columns, *([self.label] if self.label else []))
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the source of which rows belong together."""
+        return (Path(ancestry.__file__),)
 
     def makes(self) -> Makes:
         """Leave the rows as they are."""
@@ -91,7 +96,7 @@ class Parquet(Operator):
         rows = stage.query.rows(
             f"SELECT row_id, coalesce({value}, ''), {lists.format(', '.join(keys))} FROM rows ORDER BY row_id"
         )
-        roots = _roots(rows, _parents(stage))
+        roots = ancestry.roots(rows, ancestry.parents(stage.run, stage.run.stages()))
         groups: dict[str, list[tuple[str, str]]] = {}
         for row_id, stratum, _ in rows:
             groups.setdefault(roots[row_id], []).append((row_id, stratum))
@@ -111,25 +116,6 @@ def _remove(path: Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
-
-
-def _parents(stage: Stage) -> list[tuple[str, str]]:
-    """Return who descends from whom, over all stages; an expanded parent is no row of the dataset."""
-    relations = {
-        f"stage_{number}": stage.run.table(record) for number, record in enumerate(stage.run.stages())
-    }
-    parts = [f"SELECT row_id, parent_id FROM {name} WHERE parent_id IS NOT NULL" for name in relations]
-    with stage.over(relations) as query:
-        folding = [name for name in relations if "parents" in query.schema(f"SELECT * FROM {name}").names]
-        parts += [f"SELECT row_id, unnest(parents) AS parent_id FROM {name}" for name in folding]
-        return query.rows(f"SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)})")
-
-
-def _roots(rows: list[tuple[Any, ...]], parents: list[tuple[str, str]]) -> dict[str, str]:
-    """Return for each row the name of all that it is tied to by descent, cluster or document."""
-    keyed = ((row_id, str(key)) for row_id, _, keys in rows for key in keys if key is not None)
-    find = connected([*parents, *keyed])
-    return {row[0]: find(row[0]) for row in rows}
 
 
 def _fill(

@@ -19,12 +19,16 @@ from synthray.recipe import load
 from synthray.statement import Select
 
 FILES = sorted(path.stem for path in (SQL / "metrics").glob("*.sql"))
-ELSEWHERE = {"diversity": "tests/evaluate/test_diversity.py"}
-"""Metrics that an operator asks, over a relation of its own; tested with it."""
+SCHEMA = pa.schema(
+    [("row_id", pa.string()), ("text", pa.string()), ("label", pa.string()), ("attribute", pa.string())]
+)
 
-SCHEMA = pa.schema([("row_id", pa.string()), ("text", pa.string()), ("label", pa.string())])
 
-# (text, label) of each row, and (metric, slice): (value, n) measured.
+def entropy(*shares: float) -> float:
+    return -sum(share * math.log(share) for share in shares)
+
+
+# (text, label) of each row, and (metric, slice): (value, n) measured. The attribute is the text.
 PAIRS: list[tuple[str, list[tuple[str | None, str | None]], Mapping[tuple[str, str | None], Any]]] = [
     (
         "balance",
@@ -70,6 +74,78 @@ PAIRS: list[tuple[str, list[tuple[str | None, str | None]], Mapping[tuple[str, s
             ("imbalance", None): (None, None),
             ("evenness", None): (None, None),
             ("unlabelled", None): (None, 0),
+        },
+    ),
+    (
+        # The attribute tells the label but where it is p: 3 of 5 are x there.
+        "bias",
+        [("p", "x")] * 3 + [("p", "y")] * 2 + [("q", "y")] * 4 + [("r", "x"), (None, "x"), ("p", None)],
+        {
+            ("bias", None): (
+                1 - (5 / 10) * entropy(3 / 5, 2 / 5) / entropy(4 / 10, 6 / 10),
+                10,
+            ),
+            ("bias_by_chance", None): (2 / (2 * 10 * entropy(4 / 10, 6 / 10)), 10),
+        },
+    ),
+    (
+        "bias",
+        [("p", "x"), ("p", "y"), ("q", "x"), ("q", "y")] * 10,
+        {("bias", None): (0, 40), ("bias_by_chance", None): (1 / (2 * 40 * math.log(2)), 40)},
+    ),
+    ("bias", [("p", "x"), ("q", "x")], {("bias", None): (None, 2), ("bias_by_chance", None): (None, 2)}),
+    ("bias", [], {("bias", None): (None, 0), ("bias_by_chance", None): (None, 0)}),
+    (
+        # Runs of 6 words: the first two texts have one in common, the third is the first again.
+        "boilerplate",
+        [
+            ("As an AI model, I cannot say", None),
+            ("as an ai model i cannot know", None),
+            ("as an ai model i cannot SAY.", None),
+            ("one two three", None),
+            ("一二三四五六七", None),
+            ("...", None),
+            (None, None),
+        ],
+        {
+            ("boilerplate", None): (2 / 4, 4),
+            ("boilerplate", "run=as an ai model i cannot"): (2 / 4, 4),
+        },
+    ),
+    # A run counts once in a text.
+    ("boilerplate", [("a a a a a a a a", None), ("b", None)], {("boilerplate", None): (0, 2)}),
+    ("boilerplate", [(None, None)], {("boilerplate", None): (None, 0)}),
+    (
+        "coverage",
+        [("p", "x"), ("p", "x"), ("p", "y"), ("q", "y"), ("q", None), (None, "x")],
+        {
+            ("coverage", None): (1, 6),
+            ("evenness", None): (entropy(3 / 5, 2 / 5) / math.log(2), 6),
+            ("label_coverage", None): (3 / 4, 6),
+            ("unset", None): (1 / 6, 6),
+            ("unlisted", None): (0, 6),
+        },
+    ),
+    (
+        "coverage",
+        [],
+        {(name, None): (None, 0) for name in ("coverage", "evenness", "label_coverage", "unset", "unlisted")},
+    ),
+    (
+        # Words: a b a | a b | c; pairs: ab ba ab; triples: aba.
+        "diversity",
+        [("A b, a", None), ("a b", None), ("a b", None), ("c", None), (None, None)],
+        {
+            ("distinct_1", None): (3 / 8, 8),
+            ("distinct_2", None): (2 / 4, 4),
+            ("distinct_3", None): (1, 1),
+            ("vocabulary", None): (3, 8),
+            ("root_type_token", None): (3 / math.sqrt(8), 8),
+            ("word_entropy", None): (entropy(4 / 8, 3 / 8, 1 / 8) / math.log(2), 8),
+            ("ingf_mean_count", None): (1, 1),
+            ("ingf_squared_share", None): (1, 1),
+            ("duplicates", None): (1 / 4, 4),
+            ("mean_words", None): (2, 4),
         },
     ),
     (
@@ -135,7 +211,10 @@ PAIRS: list[tuple[str, list[tuple[str | None, str | None]], Mapping[tuple[str, s
 
 def measured(file: str, rows: Sequence[tuple[str | None, str | None]]) -> dict[tuple[str, str | None], Any]:
     """Return the measurements as a step of a recipe would write them."""
-    held = [{"row_id": f"r{n}", "text": text, "label": label} for n, (text, label) in enumerate(rows)]
+    held = [
+        {"row_id": f"r{n}", "text": text, "label": label, "attribute": text}
+        for n, (text, label) in enumerate(rows)
+    ]
     step = replace(Select(shipped(f"metrics/{file}.sql")), step="here")
     with Query({"rows": pa.Table.from_pylist(held, schema=SCHEMA)}) as query:
         plan = step.settle(query).plan(query, "rows", guard=False)
@@ -149,7 +228,7 @@ def measured(file: str, rows: Sequence[tuple[str | None, str | None]]) -> dict[t
 
 
 def test_every_shipped_metric_has_a_pair() -> None:
-    assert {file for file, *_ in PAIRS} | set(ELSEWHERE) == set(FILES)
+    assert {file for file, *_ in PAIRS} == set(FILES)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -167,7 +246,7 @@ def test_rows_are_measured(file: str, rows: list[Any], expected: Mapping[Any, An
         assert found[key] == (value if value is None else pytest.approx(value, abs=1e-12), n), key
 
 
-@pytest.mark.parametrize("file", sorted(set(FILES) - set(ELSEWHERE)))
+@pytest.mark.parametrize("file", FILES)
 def test_the_order_of_rows_changes_no_digit(file: str) -> None:
     drawn = random.Random(1)
     words = ["red", "blau", "42", "日本", "...", "\n", "Über", "so it is said and said again", "!"]
@@ -181,16 +260,20 @@ def test_the_order_of_rows_changes_no_digit(file: str) -> None:
 def test_a_run_keeps_the_measurements_of_every_metric(
     write: Callable[..., Path], tmp_path: Path, ray_session: None
 ) -> None:
-    rows = [{"text": "It rains in the north today", "label": "a"}, {"text": "It snows", "label": "b"}]
+    rows = [
+        {"text": "It rains in the north today", "label": "a", "attribute": 1},
+        {"text": "It snows", "label": "b", "attribute": 2},
+    ]
     write("".join(json.dumps(row) + "\n" for row in rows), "rows.jsonl")
-    files = sorted(set(FILES) - set(ELSEWHERE))
-    steps = "".join(f"  - sql: metrics/{file}.sql\n    as: {file}\n" for file in files)
+    steps = "".join(f"  - sql: metrics/{file}.sql\n    as: {file}\n" for file in FILES)
     run = load(write(f"steps:\n  - source.table: {{path: rows.jsonl}}\n{steps}")).run(
         tmp_path / "run", quiet=True
     )
     found = run.sql("SELECT step, metric, slice, value FROM metrics").to_pylist()
     values = {(row["step"], row["metric"], row["slice"]): row["value"] for row in found}
-    assert {row["step"] for row in found} == set(files)
+    assert {row["step"] for row in found} == set(FILES)
     assert values["balance", "share", "label=a"] == 0.5
     assert values["length", "length_p50", "label=b"] == len("It snows")
+    assert values["bias", "bias", None] == 1
+    assert values["diversity", "distinct_1", None] == 7 / 8
     assert run.sql("SELECT count(*) AS n FROM dataset").to_pylist() == [{"n": 2}]
