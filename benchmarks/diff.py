@@ -1,8 +1,8 @@
 """How often `synthray diff` calls two draws of one thing different, and how often it sees a stated shift.
 
-SYNTHRAY_DATA=DIR uv run python benchmarks/diff.py NAME   # rows, roots, paired, unpaired, power, scale
-Bar: of 2,000 trials in which nothing differs 4 to 6 % are called different at 5 %, over all metrics and for each.
-`roots` shows what a test by row says of the same trials. TRIALS=200 makes a trial run.
+SYNTHRAY_DATA=DIR uv run python benchmarks/diff.py NAME   # see NAMES
+Bar: of 2,000 trials in which nothing differs 4 to 6 % are called different at 5 %, overall and by metric.
+`by_row` shows what a test by row says of the trials of `roots`. TRIALS=200 makes a short run.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def p_values(
     label: Numbers | None = None,
     words: Numbers | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the p-values by metric, alone and corrected, for rows of the pool that stand in parts of a design."""
+    """Return the p-values by metric, alone and corrected, for rows of the pool that stand in parts."""
     label = pool.label[rows] if label is None else label
     words = pool.words[rows] if words is None else words
     size = design.parts
@@ -205,7 +205,7 @@ def generations(paired: bool) -> None:
 def power() -> None:
     """How often a stated shift is seen, in 200 trials each."""
     few = min(TRIALS, 200)
-    snips, gpt, both = Pool.of(SNIPS), Pool.of(GPT), Pool.of(BOTH)
+    snips, both = Pool.of(SNIPS), Pool.of(BOTH)
     spread = snips.words.std()
 
     def of_rows(change: Callable[..., dict[str, Numbers]], n: int) -> Iterator[Any]:
@@ -247,7 +247,6 @@ def power() -> None:
                 both, Design(size, size, paired), rows, parts, random, label=np.zeros(len(rows), int)
             )
 
-    del gpt
     told("power: 10 % of rows by gpt-3.5, paired, 450 roots of 4 rows a run", mixed(True, 0.10))
     told("power: 20 % of rows by gpt-3.5, unpaired, 450 roots of 4 rows a run", mixed(False, 0.20))
 

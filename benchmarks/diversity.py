@@ -1,6 +1,6 @@
-"""Diversity: one pass over a million texts beside a plain scan, the same for any blocks, and the default gate.
+"""Diversity: a million texts beside a plain scan, the same for any blocks, and what the default gate stops.
 
-    SYNTHRAY_DATA=DIR uv run python benchmarks/diversity.py           # all, about 6 minutes on two cores
+    SYNTHRAY_DATA=DIR uv run python benchmarks/diversity.py           # all, about 5 minutes on two cores
     SYNTHRAY_DATA=DIR uv run python benchmarks/diversity.py size --rows 200000
 
 `size` measures FewGen's texts, each some times with a tag of its own, so that no two rows are equal but those
@@ -77,7 +77,10 @@ def written(folder: Path, rows: int) -> None:
         tags = [place // len(texts) for place in places]
         table = pa.table(
             {
-                "text": [texts[one % len(texts)] + f" #{tag}" * (tag > 0) for one, tag in zip(places, tags)],
+                "text": [
+                    texts[one % len(texts)] + f" #{tag}" * (tag > 0)
+                    for one, tag in zip(places, tags, strict=True)
+                ],
                 "label": [f"label{place % 5}" for place in places],
                 "tag": tags,
             }
@@ -137,7 +140,8 @@ def same(arguments: argparse.Namespace) -> None:
             found.append({(row["metric"], row["slice"]): row["value"] for row in held})
         apart = max(abs(one[key] - found[0][key]) for one in found for key in found[0])
         print(
-            f"same: {arguments.few} texts in 1, 7, 64 blocks: {len(found[0])} values, at most {apart:.1e} apart"
+            f"same: {arguments.few} texts in 1, 7, 64 blocks: {len(found[0])} values, "
+            f"at most {apart:.1e} apart"
         )
 
 

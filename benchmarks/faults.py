@@ -30,9 +30,9 @@ COLLAPSED = 10
 RECIPE = """
 name: faults
 seed: 7
-tables: {given: given.parquet, real: real.parquet, test: test.parquet}
+tables: {made: made.parquet, real: real.parquet, test: test.parquet}
 steps:
-  - source.table: {table: given}
+  - source.table: {table: made}
   - evaluate.diversity: {text: text, label: label}
   - evaluate.memorisation: {text: text, against: [test]}
   - evaluate.faithfulness: {text: text, label: label, against: real}
@@ -177,7 +177,7 @@ FAULTS: Mapping[str, Callable[[Sound, np.random.Generator], pa.Table]] = {
 def judged(sound: Sound, rows: pa.Table, folder: Path) -> list[dict[str, Any]]:
     """Run the recipe over rows; return the gate's lines."""
     folder.mkdir()
-    for name, table in (("given", rows), ("real", sound.real), ("test", sound.test)):
+    for name, table in (("made", rows), ("real", sound.real), ("test", sound.test)):
         pq.write_table(table, folder / f"{name}.parquet")
     (folder / "faults.yaml").write_text(RECIPE, encoding="utf-8")
     try:

@@ -44,11 +44,7 @@ def asked_for(gate: Sequence[str], own: Mapping[str, Sequence[str]]) -> tuple[st
         if line.strip() != DEFAULT:
             asked.append(line)
             continue
-        default = [
-            _OWN.sub(lambda found, step=step: f"{_name(step)}.{_name(found[1])}.{found[2]}", one)
-            for step, conditions in own.items()
-            for one in conditions
-        ]
+        default = [_of(step, one) for step, conditions in own.items() for one in conditions]
         if not default:
             raise RecipeError(
                 "gate: default asks for nothing here, since no step has conditions of its own; add a step "
@@ -56,6 +52,11 @@ def asked_for(gate: Sequence[str], own: Mapping[str, Sequence[str]]) -> tuple[st
             )
         asked += default
     return tuple(dict.fromkeys(asked))
+
+
+def _of(step: str, condition: str) -> str:
+    """Return an operator's own condition as one over the metrics of `step`."""
+    return _OWN.sub(lambda found: f"{_name(step)}.{_name(found[1])}.{found[2]}", condition)
 
 
 def _name(name: str) -> str:
