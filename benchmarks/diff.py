@@ -2,7 +2,8 @@
 
 SYNTHRAY_DATA=DIR uv run python benchmarks/diff.py NAME   # see NAMES
 Bar: of 2,000 trials in which nothing differs 4 to 6 % are called different at 5 %, overall and by metric.
-`by_row` shows what a test by row says of the trials of `roots`. TRIALS=200 makes a short run.
+`by_row` shows what a test by row says of the trials of `roots`. TRIALS=200 is a short run, START=2000 other
+draws.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from synthray.statistic.permutation import Design
 
 Numbers = np.ndarray[Any, Any]
 TRIALS = int(os.environ.get("TRIALS", "2000"))
+START = int(os.environ.get("START", "0"))
+"""The number of the first trial: other numbers are other draws."""
+
 RESAMPLES = 399
 ALPHA = 0.05
 
@@ -152,7 +156,7 @@ def independent() -> None:
     pool = Pool.of(SNIPS)
 
     def trials() -> Iterator[Any]:
-        for trial in range(TRIALS):
+        for trial in range(START, START + TRIALS):
             random = np.random.default_rng([1, trial])
             rows = random.choice(len(pool.root), 2000, replace=False)
             yield p_values(pool, Design(1000, 1000, False), rows, np.arange(2000), random)
@@ -166,7 +170,7 @@ def by_root(row_wise: bool) -> None:
     of_root = pool.rows_of()
 
     def trials() -> Iterator[Any]:
-        for trial in range(TRIALS):
+        for trial in range(START, START + TRIALS):
             random = np.random.default_rng([2, trial])
             order = random.permutation(len(of_root))
             # Four rewrites of each tweet, so that a trial takes a fraction of a second.
@@ -189,7 +193,7 @@ def generations(paired: bool) -> None:
     of_root = [one for one in pool.rows_of() if len(one) >= 8]
 
     def trials() -> Iterator[Any]:
-        for trial in range(TRIALS):
+        for trial in range(START, START + TRIALS):
             random = np.random.default_rng([3, trial])
             size = 250
             one = random.integers(0, len(of_root), size)
@@ -209,7 +213,7 @@ def power() -> None:
     spread = snips.words.std()
 
     def of_rows(change: Callable[..., dict[str, Numbers]], n: int) -> Iterator[Any]:
-        for trial in range(few):
+        for trial in range(START, START + few):
             random = np.random.default_rng([4, trial])
             rows = random.choice(len(snips.root), 2 * n, replace=False)
             yield p_values(
@@ -229,7 +233,7 @@ def power() -> None:
     def mixed(paired: bool, share: float) -> Iterator[Any]:
         generator = both.label
         of_root = [one for one in both.rows_of() if len(one) >= 16]
-        for trial in range(few):
+        for trial in range(START, START + few):
             random = np.random.default_rng([5, trial])
             size = 450
             one = random.integers(0, len(of_root), size)

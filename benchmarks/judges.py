@@ -120,7 +120,8 @@ def llmbar(_: argparse.Namespace) -> None:
             f"{shown(found['verdict_agreement'])}), one winner in both orders "
             f"{1 - found['position_bias']['value']:.3f}, for the first "
             f"{found['position=first']['value']:.2f}, the second {found['position=second']['value']:.2f}, "
-            f"agreement with ties {shown(found['agreement'])}, kappa {shown(found['cohen_kappa'])}, failed {failed}"
+            f"agreement with ties {shown(found['agreement'])}, kappa {shown(found['cohen_kappa'])}, "
+            f"failed {failed}"
         )
     print(
         f"verdicts read from words by us and by LLMBar: {words}, others than recorded: {other}; rows that "

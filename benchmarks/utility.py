@@ -178,12 +178,9 @@ def chance(options: argparse.Namespace) -> None:
     """Random filters on small data, judged by naive Bayes: how often the interval leaves 0 out."""
     for name, train, test in (("snips", 300, 150), ("snips", 300, 1000), ("banking77", 600, 500)):
         for kept in (0.8, 0.5):
-            for controls in (5, 20):
-                share = simulated(name, train, test, kept, controls, options.trials)
-                print(
-                    f"{name:10} {train} rows, {test} to test, {kept:.0%} kept, {controls} controls: ", end=""
-                )
-                print(f"0 is left out in {share:.1%} of {options.trials} trials", flush=True)
+            share = simulated(name, train, test, kept, options.controls, options.trials)
+            print(f"{name:10} {train} rows, {test} to test, {kept:.0%} kept: ", end="")
+            print(f"0 is left out in {share:.1%} of {options.trials} trials", flush=True)
 
 
 def simulated(name: str, train: int, test: int, kept: float, controls: int, trials: int) -> float:

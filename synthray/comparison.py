@@ -211,11 +211,12 @@ class _Trial:
         a, b = self.sizes
         rows = [self.query.value(f"SELECT count(*) FROM {name}") for name in "ab"]
         kind = "rows" if [a, b] == rows else f"roots ({rows[0]} and {rows[1]} rows)"
-        how = (
-            f"{self.shared} are of both, so that each swaps its two sides"
-            if self.design.paired
-            else f"{self.shared or 'none'} are of both, {self.same} of them unchanged; it is dealt anew who is where"
-        )
+        shared = f"{self.shared} are of both" if self.shared else "none are of both"
+        if self.design.paired:
+            how = f"{shared}, so that each swaps its two sides"
+        else:
+            unchanged = f", {self.same} of them unchanged" if self.shared else ""
+            how = f"{shared}{unchanged}; which side each is on is dealt anew"
         self.held.notes.append(
             f"tests: {a} and {b} {kind}; {how}; {self.settings.resamples} permutations; differences are "
             f"called at {self.settings.alpha:g} over all metrics (step-down max-T)"
@@ -304,10 +305,10 @@ class _Trial:
         at = self._sample_parts(every[:stop])
         held = counts[at]
         texts = self._texts(shown, every[stop - 1], at)
-        most = int(min((side[at] & (held > 0)).sum() for side in self.design.observed))
-        most = None if self.design.paired else most
-        if not held.any() or most == 0:
+        fewest = min(int((side[at] & (held > 0)).sum()) for side in self.design.observed)
+        if not fewest:
             return {}, None
+        most = None if self.design.paired else fewest
         kinds = {}
         for name, order in _ORDERS.items():
             matrix, tokens = _grams(texts, order, len(at))

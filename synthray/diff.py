@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +71,10 @@ def sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any
     }
     for name, title in titles.items():
         held = found.get(name) or []
-        lines = _counts(held) if name == "rows" else [_short(row) for row in held]
+        lines = _counts(found["rows"]) if name == "rows" else [_short(row) for row in held]
         if name in ("funnel", "samples"):  # counts that are 0 in each line, what no row has
-            told = dict.fromkeys(one for line in lines for one, value in line.items() if value)
+            names = dict.fromkeys(one for line in lines for one in line)
+            told = [one for one in names if any(line.get(one) for line in lines)]
             lines = [{one: line.get(one) for one in told} for line in lines]
         if lines:
             yield title, lines
@@ -108,7 +110,8 @@ def _verdict(held: Mapping[str, Any], equal: bool) -> str:
     """Return in one line what differs."""
     parts = []
     if held.get("recipe"):
-        parts.append(f"{len(held['recipe'])} settings differ")
+        many = len(held["recipe"])
+        parts.append("1 setting differs" if many == 1 else f"{many} settings differ")
     if equal:
         parts.append("the datasets are the same, row by row")
     elif not held["tests"]:
@@ -127,12 +130,19 @@ def _verdict(held: Mapping[str, Any], equal: bool) -> str:
 def _alike(held: Mapping[str, Any]) -> bool:
     """Say whether the funnel, the metrics and the reasons are the same on both sides."""
     return all(
-        json.dumps(row[name]) == json.dumps(row[f"{name[:-2]}_b"])  # NaN is as NaN
+        _equal(row[name], row[f"{name[:-2]}_b"])
         for part in _PLAIN
         for row in held.get(part, ())
         for name in row
         if name.endswith("_a")
     )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Say whether two values are the same; sums in another order still are, and so is NaN."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9) or (one != one and other != other)
+    return bool(one == other)
 
 
 def _runs(a: Run, b: Run) -> dict[str, Any]:

@@ -36,8 +36,7 @@ LABELS = 40
 REASONS = 30
 VALUES = 30
 BINS = 40
-FEW = 500
-"""So many points on the map are drawn large."""
+FEW = 500  # points on the map are drawn large
 
 VERDICT = (
     "CASE WHEN reject_reason IS NULL THEN 'kept' WHEN failed IS NOT NULL THEN 'failed' ELSE 'rejected' END"
@@ -134,8 +133,8 @@ def reasons(run: Run, query: Query | None = None) -> alt.Chart:
     with asked(run, query) as open_query:
         found = open_query.arrow(f"SELECT * FROM reasons LIMIT {REASONS}").to_pylist()
     for row in found:
+        row["what"] = "failed" if row["reason"].startswith("failed:") else "rejected"
         row["reason"] = f"{row['step']}: {row['reason']}"
-        row["what"] = "failed" if ": failed:" in row["reason"] else "rejected"
     order = [row["reason"] for row in found]
     return _bars(found, "reason", order, "rows", "what", {k: VERDICTS[k] for k in ("rejected", "failed")})
 
@@ -247,7 +246,7 @@ def _ranges(rows: list[dict[str, Any]], by: str) -> alt.LayerChart:
     shown = rows[:LABELS]
     order = [row["value"] for row in shown]
     base = alt.Chart(_data(shown)).encode(
-        y=alt.Y("value:N", sort=order, title=by),
+        y=_ordered("y", "value", order, by),
         tooltip=[
             alt.Tooltip("value:N"),
             *(alt.Tooltip(f"{p}:Q") for p in ("p05", "p25", "p50", "p75", "p95")),
@@ -294,8 +293,8 @@ def coverage(
         alt.Chart(_data(rows))
         .mark_rect()
         .encode(
-            x=alt.X("label:N", sort=kinds, title=label, axis=alt.Axis(labelAngle=-40)),
-            y=alt.Y("value:N", sort=order, title=column),
+            x=_ordered("x", "label", kinds, label),
+            y=_ordered("y", "value", order, column),
             color=alt.Color(
                 "rows:Q",
                 title="rows kept",
@@ -336,7 +335,7 @@ def metrics(run: Run, query: Query | None = None) -> alt.LayerChart:
     colours = {step: PALETTE[number % len(PALETTE)] for number, step in enumerate(steps)}
     low = min((row["value"] if row["ci_low"] is None else row["ci_low"] for row in found), default=0)
     base = alt.Chart(_data(found)).encode(
-        y=alt.Y("name:N", sort=order, title=None),
+        y=_ordered("y", "name", order, None),
         color=_colour("step", colours, legend=False),
         tooltip=[
             alt.Tooltip("name:N", title="metric"),
@@ -443,7 +442,7 @@ def _bars(
         .mark_bar()
         .encode(
             x=alt.X(f"{amount}:Q", title=amount, axis=alt.Axis(format=",", tickCount=6)),
-            y=alt.Y(f"{name}:N", sort=list(order), title=title, scale=alt.Scale(domain=list(order))),
+            y=_ordered("y", name, order, title),
             color=_colour(colour, used or colours, legend=len(used) > 1),
             order=alt.Order("place:Q"),
             tooltip=[
@@ -455,6 +454,17 @@ def _bars(
         .properties(width=_WIDTH, height=_high(order))
     )
     return chart
+
+
+def _ordered(axis: Literal["x", "y"], name: str, order: Sequence[str], title: str | None) -> Any:
+    """Return an axis of names in this order."""
+    import altair as alt
+
+    # By the scale's domain: Vega-Lite makes an expression of a list to sort by, and no data may be in one.
+
+    kind, angle = (alt.X, -40) if axis == "x" else (alt.Y, 0)
+    scale = alt.Scale(domain=list(order))
+    return kind(f"{name}:N", sort=None, title=title, scale=scale, axis=alt.Axis(labelAngle=angle))
 
 
 def _colour(field: str, colours: dict[str, str], title: str | None = None, legend: bool = True) -> alt.Color:

@@ -107,13 +107,14 @@ def _head(asked: Asked) -> dict[str, Any]:
     dollars = [stage.cost for stage in every if stage.cost is not None]
     recipe = state.get("recipe") or {}
     task = recipe.get("task")
-    labels = task.get("labels") if isinstance(task, dict) else None
+    task = task if isinstance(task, dict) else {}
+    labels = task.get("labels")
     return {
         "name": state["name"],
         "state": state.get("state") or "unknown",
         "seed": state.get("seed", 0),
         "error": state.get("error"),
-        "task": task if isinstance(task, dict) else {},
+        "task": {name: task.get(name) or "" for name in ("text", "guideline")},
         "meanings": labels if isinstance(labels, dict) else {},
         "gate": state.get("gate") or [],
         "asked_for": recipe.get("gate") or [],

@@ -58,6 +58,7 @@ class Side:
     where: str
     run: Run | None
     table: Table
+    schema: pa.Schema
 
     @classmethod
     def open(cls, where: str | Path) -> Side:
@@ -70,19 +71,18 @@ class Side:
                 raise InputError(
                     f"{where}: the run is not finished, but {run.state.get('state')!r}; run it again to go on"
                 )
-            return cls(str(where), run, run.table(stages[-1]))
+            return cls._of(where, run, run.table(stages[-1]))
         try:
             table = Table.find(str(path / "data" if (path / "data").is_dir() else path), Path())
         except SourceError as error:
             told = str(error).removesuffix("; a path is relative to the recipe's folder")
             raise InputError(f"{where} is no run (it has no run.json) and no dataset: {told}") from None
-        return cls(str(where), None, table)
+        return cls._of(where, None, table)
 
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns of the rows."""
-        with Query({"given": self.table}) as query:
-            return query.schema("SELECT * FROM given")
+    @classmethod
+    def _of(cls, where: str | Path, run: Run | None, table: Table) -> Side:
+        with Query({"given": table}) as query:
+            return cls(str(where), run, table, query.schema("SELECT * FROM given"))
 
     def ties(self) -> list[tuple[str, str]]:
         """Return who descends from whom."""
@@ -119,16 +119,7 @@ class Side:
         )
         with Query({"given": self.table}, writable=path.parent) as query:
             query.write(sql, path)
-        held = Table((str(path),), "parquet")
-        with Query({"rows": held}) as query:
-            twice = query.rows(
-                "SELECT row_id FROM rows GROUP BY ALL HAVING count(*) > 1 OR row_id IS NULL LIMIT 1"
-            )
-        if twice:
-            raise InputError(
-                f"{self.where}: row_id must be there and differ in each row, but {twice[0][0]!r} repeats"
-            )
-        return held
+        return Table((str(path),), "parquet")
 
 
 @dataclass(frozen=True)
@@ -183,12 +174,20 @@ class Columns:
 def units(sides: Sequence[Side], narrow: Mapping[str, Table], settings: Settings) -> pa.Table:
     """Return row_id and unit of all rows: whole numbers in an order by chance, equal for rows of one root.
 
-    Ids are made from lineage alone, so that roots of one name are one root in both runs.
+    Ids are made from lineage alone, so that roots of one name are one root in both runs. Raises InputError
+    where a row_id is missing or repeats.
     """
     with Query(narrow) as query:
-        rows = query.rows(
-            "SELECT row_id, keys FROM rows_a UNION ALL SELECT row_id, keys FROM rows_b ORDER BY ALL"
-        )
+        for side, name in zip(sides, narrow, strict=True):
+            twice = query.rows(
+                f"SELECT row_id FROM {name} GROUP BY ALL HAVING count(*) > 1 OR row_id IS NULL LIMIT 1"
+            )
+            if twice:
+                raise InputError(
+                    f"{side.where}: row_id must be there and differ in each row, but {twice[0][0]!r} repeats"
+                )
+        every = " UNION ALL ".join(f"SELECT row_id, keys FROM {name}" for name in narrow)
+        rows = query.rows(f"SELECT * FROM ({every}) ORDER BY ALL")
     ties = [] if settings.unit else [tie for side in sides for tie in side.ties()]
     tied = ancestry.roots(rows, ties)
     ranked = sorted(set(tied.values()), key=lambda one: (digest("diff", one), one))

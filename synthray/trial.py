@@ -99,7 +99,7 @@ class Bench:
         """
         from synthray.model.student import Student
 
-        train = pa.concat_tables([self._part(query, part) for part in trial.parts])
+        train = pa.concat_tables([self.part(query, part) for part in trial.parts])
         test_rows = self.asked(query, test)
         labels = train["label"].to_pylist()
         if len(set(labels)) < 2 or not len(test_rows):
@@ -114,7 +114,7 @@ class Bench:
         answers = learned.predict(test_rows["text"].to_pylist())
         return codes(answers, classes(test_rows["label"].to_pylist()))
 
-    def _part(self, query: Query, part: Part) -> pa.Table:
+    def part(self, query: Query, part: Part) -> pa.Table:
         """Return text, label and weight of the rows of a part, sorted."""
         source, weighted = self._source(query, part.relation)
         held = query.arrow(f"{source} ORDER BY ALL")

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from synthray.ancestry import roots
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthray.ancestry import parents, roots
 from synthray.lineage import child_id
+from synthray.run import Run, StageRecord
 
 
-def rooted(rows: list[tuple[str, list[Any]]], parents: list[tuple[str, str]] | None = None) -> dict[str, str]:
-    return roots([(row_id, "", keys) for row_id, keys in rows], parents or [])
+def test_parents_are_those_of_all_stages_and_of_folds(tmp_path: Path) -> None:
+    stages = {
+        "made": {"row_id": ["a", "b"], "parent_id": ["seed", None]},
+        "folded": {"row_id": ["f"], "parent_id": [None], "parents": [["a", "b"]]},
+    }
+    records = []
+    for name, columns in stages.items():
+        kinds = {"row_id": pa.string(), "parent_id": pa.string(), "parents": pa.list_(pa.string())}
+        table = pa.table({one: pa.array(held, kinds[one]) for one, held in columns.items()})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        records.append(StageRecord(name, "", None, (), (f"{name}.parquet",)))
+    run = Run(tmp_path)
+    assert sorted(parents(run, records)) == [("a", "seed"), ("f", "a"), ("f", "b")]
+    assert parents(run, records[:1]) == [("a", "seed")]
+    assert parents(run, []) == []
+
+
+def rooted(rows: list[tuple[str, list[Any]]], ties: list[tuple[str, str]] | None = None) -> dict[str, str]:
+    return roots([(row_id, "", keys) for row_id, keys in rows], ties or [])
 
 
 def test_siblings_are_one_group_and_strangers_are_not() -> None:
@@ -22,8 +44,8 @@ def test_cousins_are_one_group_by_parents_that_are_rows_no_more() -> None:
     # grandparent -> one, other -> two children each; only the children are in the dataset.
     one, other = child_id("grand", "first", 0), child_id("grand", "first", 1)
     children = [(child_id(parent, "second", n), parent) for parent in (one, other) for n in range(2)]
-    parents = [(one, "grand"), (other, "grand"), *children]
-    root = rooted([(child, [parent]) for child, parent in children], parents)
+    ties = [(one, "grand"), (other, "grand"), *children]
+    root = rooted([(child, [parent]) for child, parent in children], ties)
     assert len(set(root.values())) == 1
     assert set(root) == {child for child, _ in children}
     assert len(set(rooted([(child, [parent]) for child, parent in children]).values())) == 2
@@ -49,6 +71,6 @@ def test_clusters_and_documents_tie_rows_of_different_parents() -> None:
 
 
 def test_a_long_descent_is_one_group() -> None:
-    parents = [(f"row{number}", f"row{number + 1}") for number in range(5000)]
-    root = rooted([("row0", []), ("row4999", [])], parents)
+    ties = [(f"row{number}", f"row{number + 1}") for number in range(5000)]
+    root = rooted([("row0", []), ("row4999", [])], ties)
     assert root["row0"] == root["row4999"]

@@ -35,7 +35,12 @@ def test_what_is_no_text_is_shown_as_json() -> None:
 
 @pytest.mark.parametrize(
     ("text", "meant"),
-    [("[[A]]", "first"), ("Not [[A]], since ... So: [[B]]", "second"), ("[[A]] or [[AB]]?", "tie")],
+    [
+        ("[[A]]", "first"),
+        ("[[B]]? Then [[A]], now [[B]]", "second"),
+        ("Not [[A]], since ... So: [[B]]", "second"),
+        ("[[A]] or [[AB]]?", "tie"),
+    ],
 )
 def test_the_last_words_are_the_verdict(text: str, meant: str) -> None:
     assert said(text, VERDICTS) == meant

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from synthray.errors import QueryError
+from synthray.errors import InputError, QueryError
 from synthray.query import Query, shipped
 from synthray.spelling import identifier
 from synthray.table import Table
@@ -479,3 +479,13 @@ def test_an_error_keeps_what_duckdb_raised_as_its_cause(query: Query) -> None:
     with pytest.raises(QueryError) as caught:
         query.rows("SELECT text::INTEGER FROM rows")
     assert type(caught.value.__cause__).__name__ == "ConversionException"
+
+
+def test_a_relation_is_named_by_its_name_alone_and_comes_in_blocks() -> None:
+    with Query({"rows": pa.table({"n": list(range(25))})}) as query:
+        with pytest.raises(InputError, match="no view 'row'; did you mean 'rows'"):
+            query.relation("row")
+        blocks = list(query.blocks(query.relation("rows"), 10))
+        assert blocks[0].num_rows == 0, "the schema stands there for no rows too"
+        assert sorted(n for block in blocks for n in block["n"].to_pylist()) == list(range(25))
+        assert query.connection.sql("SELECT sum(n) FROM rows").fetchall() == [(300,)]

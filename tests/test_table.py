@@ -331,3 +331,16 @@ def test_an_added_column_hides_its_namesake_in_any_file_of_the_rows(tmp_path: Pa
             {"row_id": "b", "n": 2, "x": "newer"},
         ]
     assert Table((*rows, *added), "parquet").digest() != Table(rows, "parquet", (added,)).digest()
+
+
+def test_files_of_one_schema_are_uniform_and_others_are_not(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, held in {"a": {"x": [1]}, "b": {"x": [2]}, "c": {"x": ["3"]}}.items():
+        pq.write_table(pa.table(held), tmp_path / f"{name}.parquet")
+    a, b, c = (str(tmp_path / f"{name}.parquet") for name in "abc")
+    assert Table((a, b), "parquet").uniform()
+    assert not Table((a, c), "parquet").uniform()
+    assert not Table((a,), "parquet", ((b,),)).uniform()
+    assert not Table((), "parquet").uniform()

@@ -139,14 +139,14 @@ class Diversity(Measure):
 
     def gate(self) -> tuple[str, ...]:
         """Refuse a collapse to few texts, plain or varied a little, and a phrase that many texts share."""
-        # benchmarks/diversity.py measures, of sets by people and models and of such with a fault planted:
-        # a collapse to 10 texts repeats 0.67 of 30 rows and 0.99 of 1000; sound sets repeat up to 0.23.
+        # From benchmarks/diversity.py, on 11 sound sets by people and models and faults planted in them.
+        # Sound sets repeat up to 0.23 of their texts; a collapse to 10 texts 0.9 of 100 rows, 0.67 of 30.
         repeats = "duplicates.value < 0.5"
-        # A phrase in a fifth of the texts gives 0.1 to 0.3; sound sets up to 0.07 of 30 texts, 0.02 of more.
-        # Of a handful two alike are no template.
+        # Sound sets have up to 0.04 of 100 texts and 0.02 of more; a phrase in a fifth of them 0.2. Of a
+        # handful of texts two alike are no template.
         leak = "boilerplate.value < 0.1 OR boilerplate.n < 20"
-        # 10 texts that differ in a number or word have 6 to 20 mostly, sound sets of 100 rows or more 25 and
-        # more. Of hashed n-grams: other vectors have a scale of their own.
+        # Sound sets have 25 and more; 10 texts with a number at the end of each row 6 to 15 (once 21). Of
+        # hashed n-grams: other vectors have a scale of their own. Below 100 rows there are too few.
         varied = "vendi.value > 15 OR vendi.n < 100"
         own = self.embedding is not None or self.vendi_order != 1
         return (repeats, leak) if own else (repeats, leak, varied)

@@ -140,10 +140,14 @@ class Faithfulness(Measure):
 
     def measure(self, query: Query) -> pa.Table:
         """Compare samples of `rows` and of the real table, which `query` holds."""
-        sides = self._sides(query)
-        found = [*self._by_vectors(sides), *self._by_words(sides)]
-        if self.label:
-            found += self._by_labels(query, sides)
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        # Threads add up in any order, and those of several tasks wait for each other.
+        with threadpool_limits(1):
+            sides = self._sides(query)
+            found = [*self._by_vectors(sides), *self._by_words(sides)]
+            if self.label:
+                found += self._by_labels(query, sides)
         return measurements(found)
 
     def _sides(self, query: Query) -> _Sides:

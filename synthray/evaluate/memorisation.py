@@ -118,9 +118,9 @@ class Memorisation(Operator):
         return ("leaked", "copied", *(f"longest_span{part}" for part in spread), *similar, "exposed")
 
     def gate(self) -> tuple[str, ...]:
-        """Refuse rows that were copied, and tables that were given away; benchmarks/faithfulness.py has figures."""
-        # News of one source share 0.05 by themselves, published training sets 0.03 of their tests, and rewritten
-        # seeds nothing; one text in ten was copied.
+        """Refuse rows that were copied, and tables that were given away."""
+        # By themselves news of one source share 0.05, and published training sets 0.03 of their tests; where
+        # one text in ten was copied it is 0.1 and more (benchmarks/faithfulness.py).
         return ("leaked.value < 0.08", "exposed.value < 0.08")
 
     def files(self) -> tuple[Path, ...]:
@@ -143,15 +143,19 @@ class Memorisation(Operator):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Mark the rows of a whole table."""
+        return self.attach(table, self.examined(table)[0])
+
+    def examined(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Return row_id and the marks of the rows that have words, and the measurements, without Ray."""
         import pyarrow.feather as feather
         import pyarrow.parquet as pq
 
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder) / "rows.arrow"
             feather.write_feather(self.narrowed(table), str(rows))
-            files, _ = self.judged(one_by_one, [str(rows)], Path(folder), 1)
+            files, found = self.judged(one_by_one, [str(rows)], Path(folder), 1)
             marks = pq.read_table(files[0])
-        return self.attach(table, marks.rename_columns(["row_id", *self.adds()]))
+        return marks.rename_columns(["row_id", *self.adds()]), found
 
     def apply(self, stage: Stage) -> None:
         """Read tables in a task each, compare shares of the rows in tasks, and mark."""

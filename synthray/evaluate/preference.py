@@ -40,19 +40,20 @@ class Preference(Measure):
 
     `rating` has a slice system=NAME for each system: the strength by Bradley and Terry (1952), by maximum
     likelihood, on the Elo scale: 400 points are odds of ten to one. The mean over the rated systems is
-    `base`, or the system `anchor` has it. `prior` gives each system so many more ties with one of strength 0,
-    so that one that won or lost all keeps a finite rating; it says little of how far off it is, and has no
-    interval. With prior 0 it is plain maximum likelihood. Systems that no comparisons connect cannot be rated together:
-    those outside of the largest connected group, or of the anchor's, are NaN (with prior 0 also who beat all
-    or lost to all), and `components` counts the groups. Intervals of ratings are of the distance to the mean,
-    or to the anchor, whose own has no width.
+    `base_rating`, or the system `anchor` has it. `prior` gives each system so many more ties with one of
+    strength 0, so that one that won or lost all keeps a finite rating; it says little of how far off it is,
+    and has no interval. With prior 0 it is plain maximum likelihood. Systems that no comparisons connect
+    cannot be rated together: those outside of the largest connected group, or of the anchor's, are NaN (with
+    prior 0 also who beat all or lost to all), and `components` counts the groups. Intervals of ratings are of
+    the distance to the mean, or to the anchor, whose own has no width.
 
     `win_rate` is the wins of all comparisons, ties counting half: a slice system=NAME each, and pair=A,B, how
     A did against B, for the `pairs` with the most comparisons. `tie_rate` is of all. With `k`, `elo` has the
     ratings by Elo's own updates with that step, which depend on the order of the games: it is the mean over
     `permutations` random orders, its interval their percentiles. Other intervals are by `resamples`
     bootstrap samples of the rows, or of the values of the column `group`, such as the prompt where a prompt
-    has several comparisons: percentiles for ratings, Wilson's with the samples' variance for shares. No
+    has several comparisons: percentiles for ratings, which at 95% cover 91 times of 100 from 20 comparisons
+    a system and 94 times from 80 (benchmarks/judges.py), Wilson's with the samples' variance for shares. No
     comparison at all: all is NaN.
     """
 
@@ -61,7 +62,7 @@ class Preference(Measure):
     winner: str = "judge_winner"
     group: str | None = None
     anchor: str | None = None
-    base: float = 1000.0
+    base_rating: float = 1000.0
     prior: Annotated[float, Ge(0), Le(1000)] = 0.1
     pairs: Annotated[int, Ge(0), Le(10_000)] = 100
     k: Annotated[float, Gt(0), Le(1000)] | None = None
@@ -157,7 +158,7 @@ class Preference(Measure):
                 theta -= theta[rated].mean() if anchor is None else theta[anchor]
             shares = ratio(wins.sum(axis=1), (wins + wins.T).sum(axis=1))
             between = [ratio(wins[pair], wins[pair] + wins.T[pair]) for pair in pairs]
-            return np.concatenate([self.base + ELO * theta, shares, np.array(between, np.float64)])
+            return np.concatenate([self.base_rating + ELO * theta, shares, np.array(between, np.float64)])
 
         values, drawn = of(np.ones(len(games.left))), games.sample.bootstrap.drawn(of)
         named: list[tuple[str, tuple[int, ...]]] = [("rating", (place,)) for place in range(size)]
@@ -185,7 +186,7 @@ class Preference(Measure):
         size = len(games.names)
         orders = (random.permutation(len(played)) for _ in range(self.permutations))
         found = np.array(
-            [elo((played[place] for place in order), size, self.k, self.base) for order in orders]
+            [elo((played[place] for place in order), size, self.k, self.base_rating) for order in orders]
         )
         tail = (1 - self.confidence) / 2
         lows, highs = np.quantile(found, [tail, 1 - tail], axis=0)

@@ -48,10 +48,9 @@ def _clipped(code: Numbers, owner: Numbers, texts: int) -> tuple[Numbers, Number
     gram, text, count = gram[order], text[order], count[order]
     first = np.searchsorted(gram, gram)
     following = np.append(np.where(gram[1:] == gram[:-1], count[1:], 0), 0)[: len(gram)]
-    # The text that has the n-gram most often is compared with the one that comes next.
-    most = np.where(np.arange(len(gram)) == first, following, count[first])
-    matches = np.bincount(text, np.minimum(count, most), texts)
-    return matches, np.bincount(owner, minlength=texts)
+    # Each text is compared with the one that has the n-gram most often, and that one with the next.
+    matched = np.where(np.arange(len(gram)) == first, following, count)
+    return np.bincount(text, matched, texts), np.bincount(owner, minlength=texts)
 
 
 def _closest(length: Numbers) -> Numbers:

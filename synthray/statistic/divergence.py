@@ -56,13 +56,12 @@ def cell(vectors: Numbers, cells: int, seed: int) -> Numbers:
     """Return the number of the k-means cell of each of (n, d) vectors; equal ones are in the same."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     # Copies count by weight, so that no rounding cuts them apart.
     distinct, inverse, sizes = np.unique(vectors, axis=0, return_inverse=True, return_counts=True)
     number = int(generator(seed, "mauve").integers(2**31))
-    with warnings.catch_warnings(), threadpool_limits(1):
-        # Threads add up in any order. Fewer cells than asked for are what few different vectors have.
+    with warnings.catch_warnings():
+        # Fewer cells than asked for are what few different vectors have.
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(min(cells, len(distinct)), random_state=number, n_init=1, max_iter=500)
         label = means.fit(_projected(distinct, sizes), sample_weight=sizes).labels_

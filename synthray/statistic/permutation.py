@@ -23,7 +23,7 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Design:
-    """Two samples: `first` parts are of the first alone, `second` of the second, then `both` of both, unchanged.
+    """Two samples: `first` parts are of the first alone, `second` of the second, `both` of both, unchanged.
 
     `paired` says that part i of both is of one unit: each unit swaps its two parts by a fair coin; one of
     them may be empty. Else it is dealt anew which parts are of the first, the second or both, as many of each

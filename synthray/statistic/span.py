@@ -136,11 +136,11 @@ def _met(
     asked, at = asked[equal], at[equal]
     if exposed is not None:
         first, once = np.unique(at, return_index=True)
-        stop = np.searchsorted(keys, keys[first], "right")
-        for start, end, place in zip(first, stop, asked[once], strict=True):
-            twins = held[start:end]
-            same = texts.same(np.full(len(twins), place), others, twins, size)
-            exposed[others.text[twins[same]]] = True
+        counts = np.searchsorted(keys, keys[first], "right") - first
+        stops = np.cumsum(counts)
+        twins = held[np.arange(int(counts.sum())) + np.repeat(first - (stops - counts), counts)]
+        same = texts.same(np.repeat(asked[once], counts), others, twins, size)
+        exposed[others.text[twins[same]]] = True
     return asked, held[at]
 
 

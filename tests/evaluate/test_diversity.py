@@ -402,6 +402,10 @@ def test_attributes_without_values_are_nan() -> None:
     one = whole(measured(rows(["a"] * 3, place=pa.array(["p", "p", None]), label=["x", "x", "x"]), operator))
     assert one["coverage"] == (1, 3) and math.isnan(one["evenness"][0]) and math.isnan(one["bias"][0])
     assert math.isnan(one["similarity_between"][0]), "one label"
+    both = replace(operator, attributes=["place", "label"])
+    two = measured(rows(["a"] * 3, place=nulls, label=pa.array(["x", "y", "x"])), both)
+    assert two["coverage", "attribute=label"] == (1, 3)
+    assert math.isnan(two["coverage", None][0]), "what one attribute lacks is not decided by another"
     empty = rows([], place=pa.array([], pa.string()), label=pa.array([], pa.string()))
     assert math.isnan(whole(measured(empty, operator))["bias"][0])
 

@@ -348,7 +348,7 @@ def test_a_plan_counts_every_vote_in_each_order(tmp_path: Path, settings: str, c
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_run_gates_on_what_it_measured_and_gives_the_same_for_any_blocks(tmp_path: Path) -> None:
-    settings = "text: text, rubric: good, human: people, samples: 2, temperature: 1.0"
+    settings = "text: text, rubric: good, human: people, samples: 2, temperature: 1.0, resamples: 100"
     answers = "{score: 1}, {score: 2}, {score: 3}, {score: 4}, {score: 5}, none"
     made = load(recipe(tmp_path, settings, answers, "score.ci_low", 60))
     made = replace(made, max_failed=0.9)

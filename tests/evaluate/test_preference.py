@@ -96,7 +96,7 @@ def test_no_order_of_the_rows_and_no_swap_of_the_sides_shows() -> None:
 
 def test_an_anchor_has_the_base_and_the_mean_has_it_without() -> None:
     rows = drawn(200, 1)
-    free, held = measured(rows, base=0.0), measured(rows, base=500.0, anchor="cy")
+    free, held = measured(rows, base_rating=0.0), measured(rows, base_rating=500.0, anchor="cy")
     ratings = [free[f"rating system={name}"]["value"] for name in STRENGTHS]
     assert sum(ratings) == pytest.approx(0, abs=1e-9)
     assert held["rating system=cy"]["value"] == held["rating system=cy"]["ci_low"] == 500

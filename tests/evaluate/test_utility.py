@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import f1_score
 
+from synthray.curate.exact_duplicate import ExactDuplicate
 from synthray.errors import InputError, SynthrayError
 from synthray.evaluate.utility import Utility
+from synthray.gate import check_conditions, decide
+from synthray.lineage import uniform
+from synthray.metric import METRICS
 from synthray.model.student import Student
 from synthray.operator import Context
+from synthray.pipeline import Pipeline, Step
+from synthray.query import Query
+from synthray.source.table import Table as Rows
+from synthray.statement import Derive, Union, Where
 from synthray.table import Table
+from synthray.trial import Part, Trial, codes
+
+if TYPE_CHECKING:
+    from synthray.run import Run
 
 WORDS = {
     "money": ["stock", "bank", "share", "profit", "market"],
@@ -43,12 +58,16 @@ TEST = texts(2, ["money", "pets", "pets", "food"] * 15)
 
 
 def operator(test: pa.Table | None, folder: Path, **settings: Any) -> Utility:
-    """Return the operator with a test table that is a real file."""
+    """Return the operator with a test table that is a real file, and one of real rows where they are given."""
+    given = {"test": test, "real": settings.pop("real", None)}
     context = Context(seed=settings.pop("seed", 0))
-    if test is not None:
-        pq.write_table(test, folder / "test.parquet")
-        tables = {"test": Table.find("test.parquet", folder)}
-        context = replace(context, tables=tables, schemas={"test": test.schema})
+    for name, table in given.items():
+        if table is not None:
+            pq.write_table(table, folder / f"{name}.parquet")
+            tables = {**context.tables, name: Table.find(f"{name}.parquet", folder)}
+            context = replace(context, tables=tables, schemas={**context.schemas, name: table.schema})
+    if given["real"] is not None:
+        settings["real"] = "real"
     return Utility(text="text", label="label", test="test", context=context, **{"resamples": 100, **settings})
 
 
@@ -65,7 +84,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 
 def test_the_scores_are_those_of_sklearn(found: dict[str, dict[str, Any]]) -> None:
-    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.metrics import accuracy_score
 
     train = TRAIN.sort_by([("text", "ascending"), ("label", "ascending")])
     student = Student().fit(train["text"].to_pylist(), train["label"].to_pylist())
@@ -155,9 +174,13 @@ def test_where_nothing_can_be_learned_or_tested_all_is_nan(
     train: pa.Table, test: pa.Table, tmp_path: Path
 ) -> None:
     found = measured(test, tmp_path, train)
-    assert set(found) == {"accuracy", "macro_f1", "majority"}
-    assert all(math.isnan(row["value"]) for row in found.values())
-    assert {(row["ci_low"], row["n"]) for row in found.values()} == {(None, len(test))}
+    for name in ("accuracy", "macro_f1", "gain_over_majority"):
+        row = found[name]
+        assert math.isnan(row["value"]), name
+        assert (row["ci_low"], row["n"]) == (None, len(test))
+    assert math.isnan(found["majority"]["value"]) == (not len(test)), "which needs no training"
+    assert found["train_rows"]["value"] == len(train)
+    assert not [name for name in found if name.startswith("label=")]
 
 
 def test_a_label_that_was_never_learned_counts_against_the_student(tmp_path: Path) -> None:
@@ -199,3 +222,386 @@ def test_without_its_test_table_it_says_which_is_missing(tmp_path: Path) -> None
     with pytest.raises(SynthrayError, match="test"):
         operator(None, tmp_path)(TRAIN)
     assert operator(None, tmp_path).table_names == ("test",)
+
+
+# Beside real rows.
+
+REAL = texts(4, ["money", "pets", "food"] * 40)
+MANY = texts(2, ["money", "pets", "pets", "food"] * 60)
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return measured(MANY, tmp_path_factory.mktemp("beside"), real=REAL)
+
+
+def accuracy(train: pa.Table, folder: Path, **settings: Any) -> dict[str, Any]:
+    return measured(TEST, folder, train, **settings)["accuracy"]
+
+
+def test_what_is_measured_without_real_rows_stays_as_it_is(
+    found: dict[str, dict[str, Any]], beside: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    alone = measured(MANY, tmp_path)
+    assert {name: beside[name] for name in alone} == alone
+    assert {name for name in beside if "=" not in name} == set(
+        Utility(text="text", label="label", test="test", real="real").metrics()
+    )
+    assert {name for name in found if "=" not in name} == set(
+        Utility(text="text", label="label", test="test").metrics()
+    )
+
+
+def test_real_rows_are_as_many_and_stratified(beside: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    assert (beside["real_rows"]["value"], beside["real_rows"]["n"]) == (60, 60)
+    few = REAL.slice(0, 21)
+    found = measured(TEST, tmp_path, real=few)
+    assert found["real_rows"]["value"] == 21, "all that there are"
+    alone = accuracy(few, tmp_path)
+    assert {**found["real_accuracy"], "metric": "accuracy"} == alone
+    both = accuracy(pa.concat_tables([TRAIN, few]), tmp_path)
+    assert found["mixed_accuracy"]["value"] == both["value"]
+
+
+def test_gains_are_paired_and_recovery_is_corrected_for_chance(
+    beside: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    value = {name: row["value"] for name, row in beside.items()}
+    assert value["gain_over_majority"] == pytest.approx(value["accuracy"] - value["majority"], abs=1e-12)
+    assert value["gain_over_real"] == pytest.approx(value["accuracy"] - value["real_accuracy"], abs=1e-12)
+    assert value["gain_of_mixing"] == pytest.approx(
+        value["mixed_accuracy"] - value["real_accuracy"], abs=1e-12
+    )
+    recovered = (value["accuracy"] - value["majority"]) / (value["real_accuracy"] - value["majority"])
+    assert value["recovery"] == pytest.approx(recovered, abs=1e-12)
+    assert beside["recovery"]["ci_low"] < recovered < beside["recovery"]["ci_high"]
+    constant = f1_score(MANY["label"].to_pylist(), ["pets"] * 240, average="macro", zero_division=0)
+    assert value["majority_macro_f1"] == pytest.approx(constant, abs=1e-12)
+    recovered = (value["macro_f1"] - constant) / (value["real_macro_f1"] - constant)
+    assert value["recovery_macro_f1"] == pytest.approx(recovered, abs=1e-12)
+    widths = {
+        name: row["ci_high"] - row["ci_low"] for name, row in beside.items() if row["ci_low"] is not None
+    }
+    unpaired = math.hypot(widths["accuracy"], widths["real_accuracy"])
+    assert widths["gain_over_real"] < 0.85 * unpaired, "students err on the same rows"
+    same = measured(MANY, tmp_path, real=TRAIN)
+    assert [same["gain_over_real"][name] for name in ("value", "ci_low", "ci_high")] == [0, 0, 0]
+    assert [same["recovery"][name] for name in ("value", "ci_low", "ci_high")] == [1, 1, 1]
+
+
+def test_intervals_of_gains_are_those_of_the_same_samples_by_force(tmp_path: Path) -> None:
+    few, order = REAL.slice(0, 40), [("text", "ascending"), ("label", "ascending")]
+    # No label is most, so that real rows teach something on each sample; `pets` is the last of three.
+    even = texts(2, ["money", "pets", "food"] * 80)
+    test = even.sort_by(order)
+    truth = np.array(test["label"].to_pylist())
+
+    def right(train: pa.Table) -> Any:
+        held = train.sort_by(order)
+        student = Student().fit(held["text"].to_pylist(), held["label"].to_pylist())
+        return np.array(student.predict(test["text"].to_pylist())) == truth
+
+    found = measured(even, tmp_path, real=few)
+    random = np.random.default_rng(int(uniform("bootstrap", 0) * 2**31))
+    samples = random.integers(0, 240, (100, 240))
+    one, other, constant = (
+        held[samples].mean(axis=1) for held in (right(TRAIN), right(few), truth == "pets")
+    )
+    expected = {"gain_over_real": one - other, "recovery": (one - constant) / (other - constant)}
+    for name, resampled in expected.items():
+        interval = tuple(np.quantile(resampled, [0.025, 0.975]))
+        assert (found[name]["ci_low"], found[name]["ci_high"]) == pytest.approx(interval, abs=1e-9)
+
+
+def test_where_real_rows_teach_nothing_there_is_no_recovery(tmp_path: Path) -> None:
+    spoilt = REAL.set_column(2, "label", pa.array(["food", "money", "pets"] * 40))
+    found = measured(TEST, tmp_path, real=spoilt)
+    assert found["real_accuracy"]["value"] < found["majority"]["value"]
+    assert math.isnan(found["recovery"]["value"])
+    assert found["gain_over_real"]["ci_low"] > 0
+    one_label = measured(TEST, tmp_path, real=texts(5, ["pets"] * 10))
+    assert math.isnan(one_label["real_accuracy"]["value"]) and math.isnan(
+        one_label["gain_over_real"]["value"]
+    )
+    assert one_label["mixed_accuracy"]["value"] > 0.4
+
+
+def test_weights_count_among_real_rows_where_they_have_them(tmp_path: Path) -> None:
+    weight = pa.array([1.0] * 60)
+    spoilt = pa.array([*["pets", "food", "money"] * 20, *REAL["label"].to_pylist()[60:]])
+    real = REAL.set_column(2, "label", spoilt).append_column("weight", pa.array([0] * 60 + [2] * 60))
+    train = TRAIN.append_column("weight", weight)
+    found = measured(TEST, tmp_path, train, real=real, weight="weight")
+    assert found["real_rows"]["value"] == 60
+    assert found["real_accuracy"]["value"] == accuracy(REAL.slice(60), tmp_path)["value"]
+    plain = measured(TEST, tmp_path, train, real=REAL, weight="weight")
+    assert plain["real_accuracy"] == measured(TEST, tmp_path, real=REAL)["real_accuracy"]
+
+
+# Students, subsets, sizes.
+
+
+def test_several_students_have_slices_and_their_mean(
+    found: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    both = rows_of(operator(TEST, tmp_path, students=["linear", "bayes"])(TRAIN))
+    bayes = rows_of(operator(TEST, tmp_path, students=["bayes"])(TRAIN))
+    for metric in ("accuracy", "macro_f1"):
+        linear = both[metric, "student=linear"]
+        assert {**linear, "slice": None} == found[metric]
+        assert both[metric, "student=bayes"]["value"] == bayes[metric, None]["value"]
+        mean = (linear["value"] + bayes[metric, None]["value"]) / 2
+        assert both[metric, None]["value"] == pytest.approx(mean, abs=1e-12)
+    assert bayes["accuracy", None]["value"] != found["accuracy"]["value"]
+    assert ("accuracy", "student=bayes") not in bayes, "one student is the whole"
+
+
+def rows_of(table: pa.Table) -> dict[tuple[str, str | None], dict[str, Any]]:
+    return {(row["metric"], row["slice"]): row for row in table.to_pylist()}
+
+
+def test_subsets_have_a_mean_and_their_spread_is_in_the_interval(tmp_path: Path) -> None:
+    settings = {"subset_share": 0.3, "resamples": 1000}
+    found = measured(TEST, tmp_path, subsets=6, **settings)["accuracy"]
+    bench = operator(TEST, tmp_path).bench
+    values, right = [], []
+    with Query({"rows": TRAIN, "test": TEST}) as query:
+        truth = codes(bench.asked(query, "test")["label"].to_pylist(), sorted(WORDS))
+        for subset in range(6):
+            said = bench.said(query, Trial("linear", (Part("rows", 18, ("subset", subset)),)), "test")
+            right.append(said == truth)
+            values.append(right[-1].mean())
+    assert found["value"] == pytest.approx(np.mean(values), abs=1e-12)
+    assert np.std(values) > 0.02
+    random = np.random.default_rng(0)
+    held = np.stack(right)
+    test_alone = [held[:, random.integers(0, 60, 60)].mean() for _ in range(1000)]
+    together = [held[random.integers(0, 6, 6)][:, random.integers(0, 60, 60)].mean() for _ in range(1000)]
+    width = found["ci_high"] - found["ci_low"]
+    assert width == pytest.approx(np.diff(np.quantile(together, [0.025, 0.975]))[0], rel=0.12)
+    assert width > 1.05 * np.diff(np.quantile(test_alone, [0.025, 0.975]))[0]
+
+
+def test_with_subsets_real_rows_are_as_many_as_in_each(tmp_path: Path) -> None:
+    found = measured(TEST, tmp_path, subsets=3, subset_share=0.5, real=REAL, sizes=[30])
+    assert found["real_rows"]["value"] == 30
+    assert found["train_rows"]["value"] == 60
+    assert found["size=30"]["value"] == found["accuracy"]["value"], "the same subsets"
+
+
+def test_a_curve_of_sizes_ends_in_all_rows(found: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    held = measured(TEST, tmp_path, sizes=[60, 12, 30, 2, 61, 30])
+    assert [name for name in held if name.startswith("size=")] == [
+        "size=2",
+        "size=12",
+        "size=30",
+        "size=60",
+        "size=61",
+    ]
+    assert {**held["size=60"], "slice": None} == found["accuracy"]
+    assert held["size=12"]["value"] < held["size=60"]["value"]
+    assert held["size=12"]["ci_low"] < held["size=12"]["value"] < held["size=12"]["ci_high"]
+    beyond = held["size=61"]
+    assert math.isnan(beyond["value"]) and (beyond["n"], beyond["ci_low"]) == (0, None)
+    assert {name: held[name] for name in found} == found
+
+
+# Labels that one side lacks.
+
+
+def test_labels_that_one_side_lacks_are_counted(found: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    assert (found["unknown_labels"]["value"], found["missing_labels"]["value"]) == (0, 0)
+    train = TRAIN.set_column(2, "label", pa.array(["money", "money", "pets", "sports"] * 15))
+    held = measured(TEST, tmp_path, train)
+    assert (held["unknown_labels"]["value"], held["unknown_labels"]["n"]) == (0.25, 60)
+    assert (held["missing_labels"]["value"], held["missing_labels"]["n"]) == (1, 3)
+    assert held["label=food"]["value"] == 0
+    assert "label=sports" not in held
+    weighed = train.append_column("weight", pa.array([1.0, 1.0, 1.0, 0.0] * 15))
+    none = measured(TEST, tmp_path, weighed, weight="weight")
+    assert (none["unknown_labels"]["value"], none["unknown_labels"]["n"]) == (0, 45)
+    assert none["missing_labels"]["value"] == 1
+    empty = measured(TEST, tmp_path, TRAIN.slice(0, 0))
+    assert math.isnan(empty["unknown_labels"]["value"]) and empty["missing_labels"]["value"] == 3
+
+
+# The gate, and what cannot be.
+
+
+def decided(found: Mapping[str, dict[str, Any]], one: Utility) -> list[bool]:
+    conditions = []
+    for condition in one.gate():
+        for name in sorted(one.metrics(), key=len, reverse=True):
+            condition = re.sub(rf"(?<![\w.]){name}\.", f"utility.{name}.", condition)
+        conditions.append(condition)
+    table = pa.Table.from_pylist([{"step": "utility", **row} for row in found.values()], schema=METRICS)
+    check_conditions(conditions, {"utility": one.metrics()})
+    return [check.passed for check in decide(conditions, table)]
+
+
+def test_its_gate_lets_pass_what_teaches_and_stops_what_does_not(tmp_path: Path) -> None:
+    test, real = texts(2, ["money", "pets", "pets", "food"] * 50), texts(4, ["money", "pets", "food"] * 40)
+    random_labels = [random.Random(3).choice(list(WORDS)) for _ in range(60)]
+    spoilt = TRAIN.set_column(2, "label", pa.array(random_labels[::-1]))
+    for train, expected in ((TRAIN, True), (spoilt, False), (TRAIN.take([0, 2] * 30), False)):
+        assert decided(measured(test, tmp_path, train), operator(test, tmp_path)) == [expected]
+        one = operator(test, tmp_path, real=real)
+        assert all(decided(measured(test, tmp_path, train, real=real), one)) == expected
+    # Real rows that teach nothing stop nobody who does.
+    useless = real.set_column(2, "label", pa.array(["food", "money", "pets"] * 40))
+    held = measured(test, tmp_path, real=useless)
+    assert math.isnan(held["recovery"]["value"])
+    assert decided(held, operator(test, tmp_path, real=useless)) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"students": ["linaer"]}, "students: no student 'linaer'; did you mean 'linear'"),
+        ({"students": []}, "students must name each once, of linear, bayes, but is"),
+        ({"students": ["bayes", "bayes"]}, "students must name each once"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        operator(TEST, tmp_path, **settings).check(TRAIN.schema)
+
+
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the table 'real' has no column 'label'; did you mean 'labels'"):
+        operator(TEST, tmp_path, real=REAL.rename_columns(["row_id", "text", "labels"])).check(TRAIN.schema)
+    weighed = REAL.append_column("weight", pa.array(["much"] * 120))
+    with pytest.raises(InputError, match="column 'weight' must hold numbers, the weights, but is string"):
+        operator(TEST, tmp_path, real=weighed, weight="weight").check(TRAIN.schema)
+    same = replace(operator(TEST, tmp_path), real="test")
+    with pytest.raises(
+        InputError, match="real and test are the same table 'test': rows that are learned from"
+    ):
+        same.check(TRAIN.schema)
+    assert same.table_names == ("test", "test")
+
+
+def test_stages_without_a_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="stages needs a run, which knows the dataset as it stood"):
+        operator(TEST, tmp_path, stages=True)(TRAIN)
+
+
+# In a run.
+
+STATES = [
+    Step(Where("length(text) % 5 > 0", "length"), name="long"),
+    Step(Where("text <> ''", "empty"), name="nothing"),
+    Step(Where("row_id > '2'", "first"), name="late"),
+    ExactDuplicate(text="text"),
+    Step(Derive({"label": "CASE WHEN n < 30 THEN 'food' ELSE label END"}), name="spoil"),
+    Step(Union("real"), name="more"),
+    Step(Where("n IS NOT NULL OR label <> 'pets'", "pets"), name="fewer"),
+]
+
+
+def ran(folder: Path, steps: Sequence[Any], out: str, blocks: int = 2, **settings: Any) -> Run:
+    rows = texts(1, ["money", "money", "pets", "food"] * 40)
+    rows = rows.drop_columns(["row_id"]).append_column("n", pa.array(range(160)))
+    for name, table in (("given", rows), ("test", TEST), ("real", REAL.drop_columns(["row_id"]))):
+        pq.write_table(table, folder / f"{name}.parquet")
+    tables = {name: Table.find(f"{name}.parquet", folder) for name in ("test", "real")}
+    source = Rows(path=str(folder / "given.parquet"))
+    utility = Utility(text="text", label="label", test="test", resamples=100, **settings)
+    return Pipeline([source, *steps, utility], tables=tables, blocks=blocks).run(folder / out, quiet=True)
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = run.sql("SELECT * FROM metrics WHERE step = 'utility'").to_pylist()
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_stages_are_the_dataset_as_it_stood_after_each_step_that_changed_it(tmp_path: Path) -> None:
+    run = ran(tmp_path, STATES, "run", stages=True, controls=3)
+    found = {(row["metric"], row["slice"]): row for row in metrics(run)}
+    steps = [name.removeprefix("stage=") for metric, name in found if metric == "train_rows" and name]
+    assert steps == ["table", "long", "late", "spoil", "more", "fewer"], (
+        "nothing and exact_duplicate change nothing"
+    )
+    shown: dict[str, dict[str, Any]] = {}
+    for last in (3, 5, 7):
+        shorter = ran(tmp_path, STATES[:last], "parts")
+        name = shorter.stages()[-2].steps[-1].step
+        shown[name] = {row["slice"] or row["metric"]: row for row in metrics(shorter)}
+    before = None
+    for step in steps:
+        one = found["accuracy", f"stage={step}"]
+        if step in shown:
+            assert {**one, "slice": None} == shown[step]["accuracy"], step
+            assert found["train_rows", f"stage={step}"]["value"] == shown[step]["train_rows"]["value"]
+        if before is None:
+            assert ("bought", f"stage={step}") not in found
+        else:
+            bought = found["bought", f"stage={step}"]
+            assert bought["value"] == pytest.approx(one["value"] - before["value"], abs=1e-12)
+            assert bought["ci_low"] <= bought["value"] <= bought["ci_high"]
+        before = one
+    assert sorted(shown) == ["fewer", "late", "spoil"]
+    assert found["bought", "stage=spoil"]["value"] < -0.05
+    changed = found["bought_over_chance", "stage=spoil"]
+    assert changed["value"] == pytest.approx(found["bought", "stage=spoil"]["value"], abs=1e-12)
+    assert math.isnan(found["bought_over_chance", "stage=more"]["value"]), "there are more rows than before"
+    assert not math.isnan(found["bought_over_chance", "stage=fewer"]["value"])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_chance_is_the_mean_of_random_parts_of_the_rows_before(tmp_path: Path) -> None:
+    found = {
+        (row["metric"], row["slice"]): row for row in metrics(ran(tmp_path, STATES[:1], "run", stages=True))
+    }
+    rows = ran(tmp_path, [], "before").sql("SELECT * FROM dataset")
+    size = int(found["train_rows", "stage=long"]["value"])
+    assert size < len(rows)
+    bench = operator(TEST, tmp_path).bench
+    scores = []
+    with Query({"rows": rows, "test": TEST}) as query:
+        truth = codes(bench.asked(query, "test")["label"].to_pylist(), sorted(WORDS))
+        for control in range(5):
+            part = Part("rows", size, ("control", "long", control), stratified=False)
+            scores.append((bench.said(query, Trial("linear", (part,)), "test") == truth).mean())
+    row = found["bought_over_chance", "stage=long"]
+    expected = found["accuracy", "stage=long"]["value"] - np.mean(scores)
+    assert row["value"] == pytest.approx(expected, abs=1e-12)
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_the_number_of_blocks_changes_nothing(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "stages": True,
+        "real": "real",
+        "students": ["bayes"],
+        "subsets": 2,
+        "sizes": [20, 500],
+        "controls": 2,
+    }
+    found = []
+    for blocks in (1, 7, 64):
+        (tmp_path / str(blocks)).mkdir()
+        found.append(metrics(ran(tmp_path / str(blocks), STATES[:1], "run", blocks, **settings)))
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert (one["metric"], one["slice"], one["n"]) == (same["metric"], same["slice"], same["n"])
+            for name in ("value", "ci_low", "ci_high"):
+                expected = pytest.approx(one[name], abs=1e-9, nan_ok=True)
+                assert (one[name] is same[name] is None) or same[name] == expected, (one, same)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_stages_and_when_do_not_go_together(tmp_path: Path) -> None:
+    utility = Utility(text="text", label="label", test="test", stages=True)
+    pq.write_table(TEST, tmp_path / "test.parquet")
+    pq.write_table(TRAIN, tmp_path / "given.parquet")
+    tables = {"test": Table.find("test.parquet", tmp_path)}
+    steps = [Rows(path=str(tmp_path / "given.parquet")), Step(utility, when="label <> 'pets'")]
+    with pytest.raises(InputError, match="of which `when` cannot pick some; leave one of the two out"):
+        Pipeline(steps, tables=tables).run(tmp_path / "run", quiet=True)

@@ -14,7 +14,7 @@ from scipy.integrate import quad
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
-from synthray.statistic.divergence import Divergence, cell, divergence, jensen_shannon
+from synthray.statistic.divergence import Divergence, _projected, cell, divergence, jensen_shannon
 
 
 def clouds(seed: int, count: int, shift: float) -> np.ndarray:
@@ -68,10 +68,7 @@ def test_the_area_and_the_integral_are_those_of_the_definitions() -> None:
         return np.exp(-5 * entropy(q, mixed)), np.exp(-5 * entropy(p, mixed))
 
     corners = [(1.0, 0.0), *map(curve, np.linspace(1e-6, 1 - 1e-6, 25)), (0.0, 1.0)]
-    area = sum(
-        (one[0] - other[0]) * (one[1] + other[1]) / 2
-        for one, other in itertools.pairwise(corners)
-    )
+    area = sum((one[0] - other[0]) * (one[1] + other[1]) / 2 for one, other in itertools.pairwise(corners))
 
     def both(weight: float) -> float:
         mixed = weight * p + (1 - weight) * q
@@ -97,6 +94,17 @@ def test_copies_are_in_one_cell_and_few_different_vectors_make_few_cells() -> No
     assert len(set(label.tolist())) == 4
     assert (label.reshape(4, 30) == label[::30, None]).all()
     assert divergence(distinct[[0] * 40], distinct[[0] * 40], 0).mauve == pytest.approx(1)
+
+
+def test_cells_are_cut_in_the_components_that_keep_nine_tenths_of_the_variance() -> None:
+    from sklearn.decomposition import PCA
+
+    vectors = clouds(1, 150, 0.0).astype(np.float64)
+    kept = PCA().fit(np.repeat(vectors, 2, axis=0))
+    count = int(np.searchsorted(np.cumsum(kept.explained_variance_ratio_), 0.9)) + 1
+    expected = np.abs(kept.transform(vectors)[:, :count])
+    assert np.abs(_projected(vectors, np.full(150, 2))) == pytest.approx(expected, abs=1e-5)
+    assert _projected(vectors, np.full(150, 2)).shape == (150, count)
 
 
 def test_the_same_seed_gives_the_same_cells() -> None:

@@ -51,7 +51,9 @@ def test_texts_collapsed_into_few_reach_no_real_row() -> None:
 
 
 def test_equal_vectors_are_at_no_distance_whatever_their_digits() -> None:
-    real = np.repeat(spread(1, 20).astype(np.float32), 7, axis=0)
+    drawn = np.random.default_rng(1).normal(size=(20, 300))
+    unit = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    real = np.repeat(unit, 7, axis=0)
     assert means(real, real, 5) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
 
 
