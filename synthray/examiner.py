@@ -19,7 +19,6 @@ from synthray.model.language import Request
 from synthray.operator import Operator
 from synthray.sample import Sample
 from synthray.spelling import identifier
-from synthray.table import Table
 from synthray.template import rendered, variables
 
 if TYPE_CHECKING:
@@ -134,13 +133,8 @@ class Examiner(Operator):
 
     def apply(self, stage: Stage) -> None:
         """Ask for the rows, then measure those of which the answers were read."""
-        stage._collect(
-            stage.map(stage.dataset(), self), batch_rows=None if stage.blocks else stage.rows_per_block
-        )
-        # Rows that `when` let pass stand in a file of their own, and are not measured.
-        made = [file for file in stage._ledger.files if Path(file).name.startswith("rows")]
-        rows = Table(tuple(made), "parquet") if made else stage.schema.empty_table()
-        with stage.over({"rows": rows}) as query:
+        made = stage.collected(stage.map(stage.dataset(), self))
+        with stage.over({"rows": made if made.files else stage.schema.empty_table()}) as query:
             stage.measured(self.measure(query))
 
     # What operators use.

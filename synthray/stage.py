@@ -209,6 +209,27 @@ class Stage:
         task = ray.remote(max_retries=2, scheduling_strategy="SPREAD")(guarded_task)
         return [task.remote(self.path, function, *given) for given in arguments]
 
+    def collected(self, dataset: Dataset) -> Table:
+        """Write the rows that an operator made, as they come; return them, for one that then measures them.
+
+        The driver sees one line a block. Rows that `when` let pass are not among them.
+        """
+        import ray.exceptions
+
+        asked = self._operator.uses_model and not self.blocks
+        sink = self.map_batches(dataset, Sink(self.path, self.schema), ROWS_PER_BLOCK if asked else None)
+        made: list[str] = []
+        try:
+            for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in batch.to_pylist():
+                    self.progress.add(row["rows"] + row["failed"])
+                    made += [row["file"]] if row["file"] else []
+                    self._ledger.failures += [row["failed_file"]] if row["failed_file"] else []
+        except ray.exceptions.RayError as error:
+            raise cause(error, self.path, self._step) from None
+        self._ledger.files += made
+        return Table(tuple(made), "parquet")
+
     def wrote(self, path: Path) -> None:
         """List a Parquet file of rows that the operator wrote itself."""
         self._ledger.files.append(str(path))
@@ -261,9 +282,7 @@ class Stage:
             works = rows or operator.makes() in ("rows", "nothing")
             dataset = operator.apply(self) if works else None
             if dataset is not None:
-                self._collect(
-                    dataset, batch_rows=ROWS_PER_BLOCK if operator.uses_model and not self.blocks else None
-                )
+                self.collected(dataset)
         if operator.uses_model:
             self._compact()
         if self._ledger.added and self._ledger.files:
@@ -367,24 +386,6 @@ class Stage:
         self.progress.tail.poll()  # it counts lines of journals
         if any(self.run.calls.glob("*.jsonl")):
             self.tasks(compact, [(self.run.calls,)])
-
-    def _collect(self, dataset: Dataset, batch_rows: int | None) -> None:
-        """Write the rows as they come; the driver sees one line a block."""
-        import ray.exceptions
-
-        sink = self.map_batches(dataset, Sink(self.path, self.schema), batch_rows)
-        try:
-            for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for row in batch.to_pylist():
-                    self.progress.add(row["rows"] + row["failed"])
-                    for listed, file in (
-                        (self._ledger.files, row["file"]),
-                        (self._ledger.failures, row["failed_file"]),
-                    ):
-                        if file:
-                            listed.append(file)
-        except ray.exceptions.RayError as error:
-            raise cause(error, self.path, self._step) from None
 
     def _account(self, operator: Operator) -> StageRecord:
         """Find out, by the ids before and after, what became of every row."""
