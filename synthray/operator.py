@@ -127,7 +127,8 @@ class Operator:
 
     def final(self, name: str) -> str:
         """Return the name that a column of `adds()` has in the rows."""
-        return name if name in SHARED else self.context.prefix + name
+        has_it = name in SHARED or name == f"{self.step}_call"  # the step's name is in it already
+        return name if has_it else self.context.prefix + name
 
     def add(self, table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
         """Return `table` with `columns` (a key of `adds()` -> values), typed and under their final names."""

@@ -215,3 +215,13 @@ def test_a_column_that_steps_share_has_no_prefix(rows: pa.Table) -> None:
         "label_audit",
         "again_own",
     ]
+
+
+def test_the_column_of_a_steps_calls_names_the_step_once(rows: pa.Table) -> None:
+    class Asks(Operator):
+        def adds(self) -> dict[str, pa.DataType]:
+            return {f"{self.step}_call": pa.string(), "said": pa.string()}
+
+    operator = Asks(context=Context(step="strict", prefix="strict_"))
+    made = operator.add(rows, {name: ["x"] * len(rows) for name in operator.adds()})
+    assert made.column_names[-2:] == ["strict_call", "strict_said"]

@@ -113,8 +113,8 @@ class Utility(Measure):
         # A student that beats the most frequent label, beyond chance, has learned something.
         held = ["accuracy.ci_low > majority.value"]
         if self.real:
-            # A recovery of at least 1/2 is not excluded. On banking77 rows of which a fifth of the labels
-            # are flipped recover 0.96, of four fifths 0.50, and ten texts 0.07 (benchmarks/utility.py faults).
+            # A recovery of at least 1/2 is not excluded. banking77's rows of which a fifth of the labels are
+            # flipped recover 0.96, of four fifths 0.50, and ten texts 0.07 (benchmarks/utility.py faults).
             # Written without the division: real rows that teach nothing would make it NaN, which refuses.
             held.append("gain_over_real.ci_high >= -0.5 * (real_accuracy.value - majority.value)")
         return tuple(held)
