@@ -209,7 +209,7 @@ def generations(paired: bool) -> None:
 def power() -> None:
     """How often a stated shift is seen, in 200 trials each."""
     few = min(TRIALS, 200)
-    snips, both = Pool.of(SNIPS), Pool.of(BOTH)
+    snips = Pool.of(SNIPS)
     spread = snips.words.std()
 
     def of_rows(change: Callable[..., dict[str, Numbers]], n: int) -> Iterator[Any]:
@@ -230,6 +230,11 @@ def power() -> None:
     told("power: texts longer by 0.3 sd, 500 rows a side", of_rows(longer, 500))
     told("power: 5 % of labels are another one, 2,000 rows a side", of_rows(relabelled, 2000))
 
+
+def generators() -> None:
+    """How often a share of rows by another generator is seen, in 200 trials each."""
+    few, both = min(TRIALS, 200), Pool.of(BOTH)
+
     def mixed(paired: bool, share: float) -> Iterator[Any]:
         generator = both.label
         of_root = [one for one in both.rows_of() if len(one) >= 16]
@@ -243,9 +248,13 @@ def power() -> None:
                 for root in roots:
                     rows = of_root[root]
                     kind = generator[rows]
-                    strange = random.random(4) < share * side
-                    picks = [random.choice(rows[kind == (0 if odd else 1)]) for odd in strange]
-                    drawn.append(np.array(picks))
+                    strange = int((random.random(4) < share * side).sum())
+                    # Without replacement, so that no draw repeats a text more often than the other.
+                    picks = [
+                        random.choice(rows[kind == one], many, replace=False)
+                        for one, many in ((0, strange), (1, 4 - strange))
+                    ]
+                    drawn.append(np.concatenate(picks))
             rows, parts = np.concatenate(drawn), np.repeat(np.arange(2 * size), 4)
             yield p_values(
                 both, Design(size, size, paired), rows, parts, random, label=np.zeros(len(rows), int)
@@ -293,6 +302,7 @@ NAMES: dict[str, Callable[[], None]] = {
     "paired": lambda: generations(True),
     "unpaired": lambda: generations(False),
     "power": power,
+    "generators": generators,
     "scale": scale,
 }
 

@@ -106,11 +106,9 @@ def labels(arguments: argparse.Namespace) -> None:
     pairs["tweets, gpt-4"] = (tweets, read("gpt_augmented_sentiment", generator="gpt-4"))
     pairs["news, crowd's labels"] = (
         news,
-        read("noisy_agnews", label="given_label", split="noisy_validation"),
+        read("noisy_agnews", label="given_label", split="noisy_10k"),
     )
     for name, (real, rows) in pairs.items():
-        if not len(rows):
-            continue
         random = np.random.default_rng(2)
         known = sorted(set(rows["label"].to_pylist()))
         wrong = [
@@ -136,7 +134,7 @@ def copied(against: pa.Table, rows: pa.Table) -> dict[str, float]:
 
 def copies(arguments: argparse.Namespace) -> None:
     """Look for what published training sets and rewritten seeds share with others, and for a tenth copied."""
-    for name, train, test in (("banking77", "train", "test"), ("snips", "train", "validate")):
+    for name, train, test in (("banking77", "train", "test"), ("snips", "train", "test")):
         rows, tested = read(name, split=train), read(name, split=test)
         chosen = np.random.default_rng(3).choice(len(tested), round(COPIED * len(tested)), replace=False)
         spoilt = pa.concat_tables([rows, tested.take(pa.array(chosen))])

@@ -110,14 +110,18 @@ def test_rows_of_weight_0_are_as_if_not_there_in_draws_too() -> None:
 
 
 def test_weights_are_those_of_the_fit() -> None:
-    weights = [float(1 + n % 5) for n in range(80)]
-    rows = ROWS.append_column("weight", pa.array(weights)).sort_by("text")
+    # Half of the labels are turned round, and hardly count.
+    turned = ["pets" if one == "money" else "money" for one in ROWS["label"].to_pylist()]
+    labels = [*turned[:40], *ROWS["label"].to_pylist()[40:]]
+    rows = ROWS.set_column(2, "label", pa.array(labels))
+    rows = rows.append_column("weight", pa.array([0.01] * 40 + [1.0] * 40)).sort_by("text")
     student = Student("bayes", 3).fit(
         rows["text"].to_pylist(), rows["label"].to_pylist(), rows["weight"].to_numpy()
     )
     test = TEST.sort_by("text")["text"].to_pylist()
     expected = codes(student.predict(test), ["money", "pets"]).tolist()
     assert said(learned(Part("rows"), kind="bayes"), WEIGHED, rows=rows) == expected
+    assert said(learned(Part("rows"), kind="bayes"), BENCH, rows=rows) != expected
 
 
 @pytest.mark.parametrize("relation", ["rows", "real"])
