@@ -110,9 +110,7 @@ def run(root: Path, rows: int = 40, mark: str = "", **state: Any) -> Run:
     columns += [("text", pa.string()), ("prompt_call", pa.string())]
     for number, row in enumerate(held):
         said = " ".join(WORDS[(number * step) % 10] for step in (1, 3, 7, 9))
-        row["text"] = (
-            "short" if number % 10 == 9 else f"{said} {number}{mark}"
-        )
+        row["text"] = "short" if number % 10 == 9 else f"{said} {number}{mark}"
         row["prompt_call"] = f"call{number}"
     maker.run.calls.mkdir(exist_ok=True)
     lines = [
