@@ -24,7 +24,7 @@ from synthray.errors import GateRefused
 from synthray.recipe import load
 from synthray.run import Run
 
-FLIPPED, SHIFTED, LEAKED, TEMPLATED = 0.2, 0.5, 0.1, 0.2
+FLIPPED, LEAKED, TEMPLATED = 0.2, 0.1, 0.2
 COLLAPSED = 10
 
 RECIPE = """
@@ -43,7 +43,8 @@ gate: default
 NAMES = {
     "collapse": ("diversity",),
     "flips": ("faithfulness.label_accuracy",),
-    "shift": ("faithfulness",),
+    "shift": ("faithfulness.word_divergence",),
+    "half_shift": ("faithfulness",),  # as far from real words as made texts are: by its labels, if at all
     "leak": ("memorisation",),
     "template": ("diversity.boilerplate",),
 }
@@ -139,9 +140,9 @@ def flips(sound: Sound, random: np.random.Generator) -> pa.Table:
     return pa.table({"text": sound.rows["text"], "label": labels})
 
 
-def shift(sound: Sound, random: np.random.Generator) -> pa.Table:
+def shift(sound: Sound, random: np.random.Generator, share: float = 1.0) -> pa.Table:
     held = sound.rows["text"].to_pylist()
-    for place in picked(sound, SHIFTED, random):
+    for place in picked(sound, share, random):
         held[place] = sound.foreign[place % len(sound.foreign)]
     return pa.table({"text": held, "label": sound.rows["label"]})
 
@@ -169,6 +170,7 @@ FAULTS: Mapping[str, Callable[[Sound, np.random.Generator], pa.Table]] = {
     "collapse": collapse,
     "flips": flips,
     "shift": shift,
+    "half_shift": lambda sound, random: shift(sound, random, 0.5),
     "leak": leak,
     "template": template,
 }
@@ -204,7 +206,7 @@ def told(name: str) -> Callable[[argparse.Namespace], None]:
                 lines = judged(sound, spoil(sound, np.random.default_rng(1)), Path(folder) / fault)
                 right = "as it should" if stopped(lines, fault) else "WRONG"
                 refused = [f"{one['condition']} ({one['found']})" for one in lines if not one["passed"]]
-                print(f"  {fault:9} {right:12} refused by: {'; '.join(refused) or 'nothing'}")
+                print(f"  {fault:10} {right:12} refused by: {'; '.join(refused) or 'nothing'}")
                 if fault == "sound":
                     for one in lines:
                         print(f"            {one['found']}")

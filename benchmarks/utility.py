@@ -44,7 +44,7 @@ def read(name: str, text: str = "text", **where: str) -> pa.Table:
 
 
 def measured(rows: pa.Table, tables: dict[str, pa.Table], **settings: Any) -> dict[str, dict[str, Any]]:
-    """Return what is measured of rows, by slice or metric."""
+    """Return what is measured of rows, by metric and slice."""
     rows = rows.append_column("row_id", pa.array([f"{number:06}" for number in range(len(rows))]))
     with tempfile.TemporaryDirectory() as folder:
         held = {}
@@ -55,7 +55,8 @@ def measured(rows: pa.Table, tables: dict[str, pa.Table], **settings: Any) -> di
         names = {name: name for name in tables}
         operator = Utility(text="text", label="label", **names, context=context, **settings)
         operator.check(rows.schema)
-        return {row["slice"] or row["metric"]: row for row in operator(rows).to_pylist()}
+        found = operator(rows).to_pylist()
+        return {" ".join(filter(None, (row["metric"], row["slice"]))): row for row in found}
 
 
 def shown(row: dict[str, Any]) -> str:
@@ -67,8 +68,8 @@ def shown(row: dict[str, Any]) -> str:
 def tell(name: str, found: dict[str, dict[str, Any]], seconds: float) -> None:
     print(f"\n{name}: {seconds:.1f} s")
     for metric, row in found.items():
-        if not metric.startswith("label="):
-            print(f"  {metric:20} {shown(row)}  n={row['n']}")
+        if not metric.startswith("f1 "):
+            print(f"  {metric:24} {shown(row)}  n={row['n']}")
 
 
 def sentiment(_: argparse.Namespace) -> None:
@@ -132,13 +133,12 @@ def flipped(labels: Numbers, share: float, random: np.random.Generator) -> Numbe
 
 
 def stages(options: argparse.Namespace) -> None:
-    """5,000 rows of banking77, a fifth of the labels flipped, with copies of 500; curated by three steps."""
+    """banking77 with a fifth of the labels flipped, and copies of 1,000 rows; curated by three steps."""
     rows, test = read("banking77", split="train"), read("banking77", split="test")
     random = np.random.default_rng(0)
-    rows = rows.take(random.permutation(len(rows))[:5000])
     labels = flipped(np.array(rows["label"].to_pylist(), object), 0.2, random)
     rows = pa.table({"text": rows["text"], "label": labels})
-    rows = pa.concat_tables([rows, rows.take(random.choice(len(rows), 500, replace=False))])
+    rows = pa.concat_tables([rows, rows.take(random.choice(len(rows), 1000, replace=False))])
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(rows, f"{folder}/rows.parquet")
         pq.write_table(test, f"{folder}/test.parquet")

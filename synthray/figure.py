@@ -441,7 +441,7 @@ def _bars(
         alt.Chart(_data(held))
         .mark_bar()
         .encode(
-            x=alt.X(f"{amount}:Q", title=amount, axis=alt.Axis(format=",", tickCount=6)),
+            x=alt.X(f"{amount}:Q", title=amount, axis=alt.Axis(tickCount=6)),
             y=_ordered("y", name, order, title),
             color=_colour(colour, used or colours, legend=len(used) > 1),
             order=alt.Order("place:Q"),
