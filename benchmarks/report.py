@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synthray import recipe, report
+from synthray import recipe
+from synthray.report import page as report
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

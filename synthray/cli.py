@@ -1,4 +1,4 @@
-"""The command line: run, plan, show, sql, review, ops, recipes."""
+"""The command line: run, plan, show, sql, report, diff, review, ops, recipes."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write what a run is as one HTML file: the gate, the funnel, metrics, rejects, texts, lineage, cost."""
-    from synthray.report import write
+    from synthray.report.page import write
 
     path = write(run, out, rows=row or [], text=text, label=label)
     size = path.stat().st_size

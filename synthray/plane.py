@@ -89,7 +89,7 @@ def places(unit: Any, seed: int = 0) -> Any:
     import numpy as np
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     different, which = np.unique(np.asarray(unit, np.float64), axis=0, return_inverse=True)
     if len(different) < 3:

@@ -23,7 +23,7 @@ from synthray.table import Table
 
 if TYPE_CHECKING:
     import duckdb
-    import pandas  # type: ignore[import-untyped]
+    import pandas
     import polars
     import pyarrow as pa
     from ray.data import Dataset

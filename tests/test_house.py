@@ -135,6 +135,7 @@ def test_stage_folders_are_the_folders_of_the_house() -> None:
         "model",
         "duplicate",
         "label",
+        "report",
         "statistic",
     }
 

@@ -26,7 +26,7 @@ def test_the_wheel_carries_sql_recipes_and_data(tmp_path: Path) -> None:
     sql = {f"synthray/sql/{path.relative_to(ROOT / 'sql')}" for path in (ROOT / "sql").rglob("*.sql")}
     assert sql <= names
     assert {"synthray/recipes/quickstart.yaml", "synthray/recipes/data/news_test.jsonl"} <= names
-    assert "synthray/report.html.j2" in names
+    assert "synthray/report/page.html.j2" in names
     assert not [name for name in names if name.startswith(("tests/", "sql/", "notebooks/"))]
     # The installed files work without the checkout beside them.
     code = "import synthray; print(len(synthray.load('quickstart').check()))"

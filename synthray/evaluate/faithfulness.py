@@ -140,7 +140,7 @@ class Faithfulness(Measure):
 
     def measure(self, query: Query) -> pa.Table:
         """Compare samples of `rows` and of the real table, which `query` holds."""
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         # Threads add up in any order, and those of several tasks wait for each other.
         with threadpool_limits(1):

@@ -6,8 +6,8 @@ A section for which the run has nothing is None.
 from __future__ import annotations
 
 from synthray import figure
-from synthray.history import histories
-from synthray.section import Asked, Figure, Section, Table
+from synthray.report.history import histories
+from synthray.report.section import Asked, Figure, Section, Table
 
 EXAMPLES = 3
 """For each reason."""

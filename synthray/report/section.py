@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import altair as alt
     import pyarrow as pa
 
-    from synthray.history import History
     from synthray.query import Query
+    from synthray.report.history import History
     from synthray.run import Run
 
 Row = dict[str, Any]

@@ -4,7 +4,7 @@ import pytest
 import reported
 
 from synthray.errors import InputError
-from synthray.section import FOLDED, LINES, Asked, Table
+from synthray.report.section import FOLDED, LINES, Asked, Table
 
 
 def test_a_table_shows_columns_under_names_and_knows_how_to_set_them() -> None:

@@ -5,7 +5,7 @@ import pytest
 import reported
 
 from synthray.errors import InputError
-from synthray.history import histories, prompt
+from synthray.report.history import histories, prompt
 from synthray.run import Run
 
 

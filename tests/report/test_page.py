@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 import reported
 
-from synthray import report
 from synthray.errors import InputError, RunError
+from synthray.report import page as report
 from synthray.run import FORMAT, Run
 
 needs_chromium = pytest.mark.skipif(chromium.PATH is None, reason=chromium.MISSING)

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray import contents, outcome
 from synthray.errors import InputError
-from synthray.history import Event
 from synthray.plane import POINTS
+from synthray.report import contents, outcome
+from synthray.report.history import Event
+from synthray.report.section import CHARACTERS, Asked, Section
 from synthray.run import COUNTS, Run, replace_file
-from synthray.section import CHARACTERS, Asked, Section
 
 if TYPE_CHECKING:
     import jinja2

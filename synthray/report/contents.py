@@ -14,7 +14,7 @@ from synthray.column import is_text
 from synthray.lineage import RESERVED
 from synthray.plane import laid
 from synthray.query import Query
-from synthray.section import Asked, Figure, Group, Row, Section, Table
+from synthray.report.section import Asked, Figure, Group, Row, Section, Table
 from synthray.spelling import identifier
 
 if TYPE_CHECKING:

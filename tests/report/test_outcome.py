@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import reported
 
-from synthray import outcome
-from synthray.section import Asked
+from synthray.report import outcome
+from synthray.report.section import Asked
 
 
 @pytest.fixture(scope="module")
