@@ -12,6 +12,9 @@ from synthray.statistic.interval import percentiles
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
+Measured = Callable[[Numbers, Numbers, Numbers, int], Numbers]
+"""Counts (R, n), truth and answers (n,) as codes of so many classes -> the score of each of R samples."""
+
 _AT_ONCE = 2_000_000
 """How many draws of test rows are held at a time."""
 
@@ -87,14 +90,15 @@ class Resamples:
         """Return the means of the columns of `right` (rows, M), which may be NaN."""
         return self._scores(lambda counts: counts @ right / self.rows, right.shape[1])
 
-    def macro_f1(self, truth: Numbers, said: Sequence[Numbers | None], classes: int) -> Scores:
-        """Return the macro-F1 of each of M answers, see f1(); NaN for None."""
+    def answers(
+        self, score: Measured, truth: Numbers, said: Sequence[Numbers | None], classes: int
+    ) -> Scores:
+        """Return what `score` (macro_f1, balanced) says of each of M answers; NaN for None."""
 
         def measure(counts: Numbers) -> Numbers:
             nothing = np.full(len(counts), np.nan)
             return np.stack(
-                [nothing if one is None else f1(counts, truth, one, classes).mean(axis=1) for one in said],
-                axis=1,
+                [nothing if one is None else score(counts, truth, one, classes) for one in said], axis=1
             )
 
         return self._scores(measure, len(said))
@@ -119,6 +123,25 @@ def f1(counts: Numbers, truth: Numbers, said: Numbers, classes: int) -> Numbers:
     hits = counts @ there.multiply(answered).tocsr()
     total = counts @ there + counts @ answered
     result: Numbers = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+    return result
+
+
+def macro_f1(counts: Numbers, truth: Numbers, said: Numbers, classes: int) -> Numbers:
+    """Return the (R,) mean of f1() over the classes."""
+    result: Numbers = f1(counts, truth, said, classes).mean(axis=1)
+    return result
+
+
+def balanced(counts: Numbers, truth: Numbers, said: Numbers, classes: int) -> Numbers:
+    """Return the (R,) mean share of each class that is said right, over the classes in each of R samples.
+
+    Any constant answer, and any by chance alone, has 1/K of K classes, however frequent each is.
+    """
+    there = _one_hot(truth, classes)
+    size = counts @ there
+    hits = counts @ there.multiply(_one_hot(said, classes)).tocsr()
+    share = np.divide(hits, size, out=np.zeros_like(size), where=size > 0)
+    result: Numbers = share.sum(axis=1) / np.maximum((size > 0).sum(axis=1), 1)
     return result
 
 

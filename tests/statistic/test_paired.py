@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, recall_score
 
 from synthray.statistic import paired
 from synthray.statistic.interval import percentiles
-from synthray.statistic.paired import Resamples, Score, f1, subset_draws
+from synthray.statistic.paired import Resamples, Score, balanced, f1, macro_f1, subset_draws
 
 RANDOM = np.random.default_rng(3)
 TRUTH = RANDOM.integers(0, 4, 200)
@@ -30,7 +30,7 @@ def test_scores_are_those_of_sklearn_on_each_sample_however_many_are_held(
 ) -> None:
     monkeypatch.setattr(paired, "_AT_ONCE", at_once)
     held = Resamples(200, 120, 9)
-    means, macro = held.means(RIGHT), held.macro_f1(TRUTH, [SAID, OTHER, None], 4)
+    means, macro = held.means(RIGHT), held.answers(macro_f1, TRUTH, [SAID, OTHER, None], 4)
     samples = drawn(120, 9)
     for column, said in enumerate((SAID, OTHER)):
         assert (means.resampled[:, column] == [(said == TRUTH)[sample].mean() for sample in samples]).all()
@@ -94,10 +94,34 @@ def test_without_rows_nothing_is_defined() -> None:
     scores = held.means(np.empty((0, 2)))
     assert np.isnan(scores.values).all() and np.isnan(scores.resampled).all()
     assert scores.resampled.shape == (100, 2)
-    assert np.isnan(held.macro_f1(np.empty(0, int), [np.empty(0, int)], 0).values).all()
+    assert np.isnan(held.answers(macro_f1, np.empty(0, int), [np.empty(0, int)], 0).values).all()
 
 
 def test_a_difference_is_taken_sample_by_sample() -> None:
     found = Score(0.7, np.array([0.6, 0.8])) - Score(0.5, np.array([0.5, 0.4]))
     assert found.value == pytest.approx(0.2)
     assert found.resampled == pytest.approx([0.1, 0.4])
+
+
+def test_balanced_accuracy_is_scikit_learns_on_each_sample() -> None:
+    counts = np.random.default_rng(3).multinomial(len(TRUTH), np.full(len(TRUTH), 1 / len(TRUTH)), 20)
+    found = balanced(counts.astype(float), TRUTH, SAID, 4)
+    for one, drawn in zip(found, counts, strict=True):
+        expected = np.mean(
+            [
+                np.average(SAID[k == TRUTH] == k, weights=drawn[k == TRUTH])
+                for k in range(4)
+                if drawn[k == TRUTH].any()
+            ]
+        )
+        assert one == pytest.approx(expected, abs=1e-12)
+    whole = balanced(np.ones((1, len(TRUTH))), TRUTH, SAID, 4)[0]
+    assert whole == pytest.approx(
+        recall_score(TRUTH, SAID, labels=np.unique(TRUTH), average="macro"), abs=1e-12
+    )
+
+
+def test_a_constant_answer_has_the_balanced_accuracy_of_chance() -> None:
+    truth = np.repeat([0, 1, 2], [80, 15, 5])
+    found = balanced(np.ones((1, 100)), truth, np.zeros(100, np.int64), 3)
+    assert found == pytest.approx(1 / 3)
