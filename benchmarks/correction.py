@@ -11,14 +11,12 @@ the budget to the least sure rows, which all are answered, the other half to the
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from menu import choose
+from real import read
 
 from synthray.label.correction import Stratum, joined
 from synthray.model.student import Student
@@ -27,13 +25,6 @@ FOLDS = 5
 SIZES = (20, 50, 100, 200, 500)
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
-
-
-def read(name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(
-        Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet"
-    ).to_pylist()
-    return rows
 
 
 def out_of_fold(texts: Sequence[str], labels: Sequence[str]) -> tuple[list[str], Numbers]:
@@ -50,7 +41,7 @@ def out_of_fold(texts: Sequence[str], labels: Sequence[str]) -> tuple[list[str],
 
 def agnews(options: argparse.Namespace) -> None:
     """Labels of crowd workers, 19.75% wrong; believed as students of these labels do."""
-    rows = [row for row in read("noisy_agnews") if row["split"] == "noisy_10k"]
+    rows = [row for row in read("noisy_agnews").to_pylist() if row["split"] == "noisy_10k"]
     given = [str(row["given_label"]) for row in rows]
     classes, probabilities = out_of_fold([row["text"] for row in rows], given)
     right = np.array([row["true_label"] == row["given_label"] for row in rows], float)
@@ -62,7 +53,7 @@ def agnews(options: argparse.Namespace) -> None:
 
 def sentiment(options: argparse.Namespace) -> None:
     """Labels that a student of GPT-4's tweets gives real ones; half are wrong, and it hardly knows which."""
-    rows = read("gpt_augmented_sentiment")
+    rows = read("gpt_augmented_sentiment").to_pylist()
     written = [row for row in rows if row["generator"] == "gpt-4" and row["sampling"] == "balanced"]
     real = [row for row in rows if row["split"] == "human_test"]
     student = Student(kind="bayes").fit(
@@ -76,7 +67,7 @@ def sentiment(options: argparse.Namespace) -> None:
 
 def snips(options: argparse.Namespace) -> None:
     """Labels that students give voice commands: nearly all are right."""
-    rows = read("snips")
+    rows = read("snips").to_pylist()
     labels = [str(row["label"]) for row in rows]
     classes, probabilities = out_of_fold([row["text"] for row in rows], labels)
     right = (np.array(classes)[probabilities.argmax(axis=1)] == labels).astype(float)
@@ -85,7 +76,7 @@ def snips(options: argparse.Namespace) -> None:
 
 def newsgroups(options: argparse.Namespace) -> None:
     """Rows of 20news that five people each looked at, 93 of them: the slice is much of all."""
-    rows = [row for row in read("label_errors_20news") if row["reviewed"]]
+    rows = [row for row in read("label_errors_20news").to_pylist() if row["reviewed"]]
     right = np.array([not row["validated_error"] for row in rows], float)
     beliefs = np.array([row["pred_probs"][int(row["given_label"])] for row in rows])
     simulate("label_errors_20news, reviewed", right, beliefs, options.draws, (20, 40, 60))

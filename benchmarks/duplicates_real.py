@@ -10,12 +10,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from itertools import combinations, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from real import read
 
 from synthray.curate.exact_duplicate import ExactDuplicate
 from synthray.curate.near_duplicate import NearDuplicate
@@ -41,10 +40,6 @@ def said(name: str, settings: str, found: set[Any], true: set[Any]) -> None:
         f"{name}: precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f} ({len(true)} true, {settings})",
         flush=True,
     )
-
-
-def read(name: str) -> pa.Table:
-    return pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet")
 
 
 def rows(texts: Iterable[str | None], names: Iterable[str] | None = None) -> pa.Table:

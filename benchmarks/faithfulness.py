@@ -6,8 +6,6 @@ SYNTHRAY_DATA=DIR uv run python benchmarks/faithfulness.py      # domain, labels
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from menu import choose
 from peak import Peak
+from real import read
 
 from synthray.evaluate.faithfulness import Faithfulness
 from synthray.evaluate.memorisation import Memorisation, tokens
@@ -29,13 +28,9 @@ from synthray.table import Table
 FLIPPED, COPIED = 0.2, 0.1
 
 
-def read(name: str, text: str = "text", label: str = "label", **where: str) -> pa.Table:
+def mixed(name: str, text: str = "text", label: str = "label", **where: str) -> pa.Table:
     """Return text and label of rows, in an order by chance."""
-    if not os.environ.get("SYNTHRAY_DATA"):
-        sys.exit("SYNTHRAY_DATA names no folder of real data")
-    held = pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet")
-    for column, value in where.items():
-        held = held.filter(pc.equal(held[column], value))
+    held = read(name, **where)
     held = held.filter(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(held[text])), 0))
     held = held.take(pa.array(np.random.default_rng(1).permutation(len(held))))
     ids = pa.array([f"{name}-{number:06}" for number in range(len(held))])
@@ -56,28 +51,28 @@ def faithful(real: pa.Table, rows: pa.Table, label: str | None, sample: int) -> 
 
 def domain(arguments: argparse.Namespace) -> None:
     """Compare rows with real ones of the domain, made for the domain, and of another one."""
-    bank, snips, news = read("banking77"), read("snips"), read("noisy_agnews", label="true_label")
-    tweets = read("gpt_augmented_sentiment", split="human_test")
-    sst = read("supergen_sst2_qnli", "text1", task="SST-2", split="real_test")
-    question = read("supergen_sst2_qnli", "text1", task="QNLI", split="real_test")
+    bank, snips, news = mixed("banking77"), mixed("snips"), mixed("noisy_agnews", label="true_label")
+    tweets = mixed("gpt_augmented_sentiment", split="human_test")
+    sst = mixed("supergen_sst2_qnli", "text1", task="SST-2", split="real_test")
+    question = mixed("supergen_sst2_qnli", "text1", task="QNLI", split="real_test")
     pairs = {
         "real: bank, bank": (bank.slice(0, 8000), bank.slice(8000)),
         "real: news, news": (news.slice(0, 9000), news.slice(9000)),
-        "made: tweets, gpt-4": (tweets, read("gpt_augmented_sentiment", generator="gpt-4")),
+        "made: tweets, gpt-4": (tweets, mixed("gpt_augmented_sentiment", generator="gpt-4")),
         "made: sst2, supergen": (
             sst,
-            read("supergen_sst2_qnli", "text1", task="SST-2", split="synthetic_train"),
+            mixed("supergen_sst2_qnli", "text1", task="SST-2", split="synthetic_train"),
         ),
-        "made: sst2, fewgen": (sst, read("fewgen_sst2_mnli_5seeds", "text1", task="SST-2")),
+        "made: sst2, fewgen": (sst, mixed("fewgen_sst2_mnli_5seeds", "text1", task="SST-2")),
         "made: qnli, supergen": (
             question,
-            read("supergen_sst2_qnli", "text1", task="QNLI", split="synthetic_train"),
+            mixed("supergen_sst2_qnli", "text1", task="QNLI", split="synthetic_train"),
         ),
         "shift: bank, snips": (bank, snips),
         "shift: snips, bank": (snips, bank),
         "shift: news, bank": (news, bank),
-        "shift: news, medical": (news, read("medical_abstracts_test")),
-        "shift: news, sms": (news, read("sms_spam")),
+        "shift: news, medical": (news, mixed("medical_abstracts_test")),
+        "shift: news, sms": (news, mixed("sms_spam")),
     }
     for name, (real, rows) in pairs.items():
         found = faithful(real, rows, None, arguments.sample)
@@ -95,18 +90,18 @@ def domain(arguments: argparse.Namespace) -> None:
 
 def labels(arguments: argparse.Namespace) -> None:
     """Judge labels as they are, and with 20 of 100 flipped."""
-    tweets = read("gpt_augmented_sentiment", split="human_test")
-    news = read("noisy_agnews", label="true_label", split="clean_test")
+    tweets = mixed("gpt_augmented_sentiment", split="human_test")
+    news = mixed("noisy_agnews", label="true_label", split="clean_test")
     held = {
-        "bank": read("banking77"),
-        "snips": read("snips"),
+        "bank": mixed("banking77"),
+        "snips": mixed("snips"),
         "news": news,
     }
     pairs = {name: (one.slice(0, len(one) // 2), one.slice(len(one) // 2)) for name, one in held.items()}
-    pairs["tweets, gpt-4"] = (tweets, read("gpt_augmented_sentiment", generator="gpt-4"))
+    pairs["tweets, gpt-4"] = (tweets, mixed("gpt_augmented_sentiment", generator="gpt-4"))
     pairs["news, crowd's labels"] = (
         news,
-        read("noisy_agnews", label="given_label", split="noisy_10k"),
+        mixed("noisy_agnews", label="given_label", split="noisy_10k"),
     )
     for name, (real, rows) in pairs.items():
         random = np.random.default_rng(2)
@@ -135,23 +130,23 @@ def copied(against: pa.Table, rows: pa.Table) -> dict[str, float]:
 def copies(arguments: argparse.Namespace) -> None:
     """Look for what published training sets and rewritten seeds share with others, and for a tenth copied."""
     for name, train, test in (("banking77", "train", "test"), ("snips", "train", "test")):
-        rows, tested = read(name, split=train), read(name, split=test)
+        rows, tested = mixed(name, split=train), mixed(name, split=test)
         chosen = np.random.default_rng(3).choice(len(tested), round(COPIED * len(tested)), replace=False)
         spoilt = pa.concat_tables([rows, tested.take(pa.array(chosen))])
         for kind, given in (("train", rows), ("train and a tenth of the test", spoilt)):
             print(f"{name:10} {kind:30} {copied(tested, given)}")
     news, seeds = (
-        read("noisy_agnews", label="true_label"),
-        read("gpt_augmented_sentiment", split="human_base"),
+        mixed("noisy_agnews", label="true_label"),
+        mixed("gpt_augmented_sentiment", split="human_base"),
     )
     print(f"news, two halves {copied(news.slice(0, 8800), news.slice(8800))}")
     for generator in ("gpt-4", "gpt-3.5-turbo"):
-        print(f"seeds, {generator} {copied(seeds, read('gpt_augmented_sentiment', generator=generator))}")
+        print(f"seeds, {generator} {copied(seeds, mixed('gpt_augmented_sentiment', generator=generator))}")
 
 
 def scale(arguments: argparse.Namespace) -> None:
     """Compare many rows with 10,000 texts in a run, beside reading their words once, which is the ceiling."""
-    held = read("fewgen_sst2_mnli_5seeds", "text1")
+    held = mixed("fewgen_sst2_mnli_5seeds", "text1")
     rows, others = held.slice(0, arguments.rows), held.slice(arguments.rows, 10_000)
     started = time.perf_counter()
     for texts in (rows["text"], others["text"]):

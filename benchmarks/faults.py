@@ -7,7 +7,6 @@ The rows are real (of tweets: GPT-4's), as if a faultless model had made them; r
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from real import read
 
 from synthray.errors import GateRefused
 from synthray.recipe import load
@@ -59,10 +59,6 @@ class Sound:
     real: pa.Table
     test: pa.Table
     foreign: tuple[str, ...]
-
-
-def read(name: str) -> pa.Table:
-    return pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet")
 
 
 def labelled(table: pa.Table, text: str = "text", label: str = "label") -> pa.Table:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import menu
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from real import read
 from scipy import stats
 
 from synthray.evaluate.judge import Judge
@@ -35,10 +33,6 @@ if TYPE_CHECKING:
 SAYS = {"first": "Output (a)", "second": "Output (b)"}
 WORDS = ("Vanilla", "Vanilla_NoRules", "Metrics", "Reference", "Metrics_Reference")
 """Prompts that ask for the verdict alone: what was recorded of their answers is whole."""
-
-
-def read(name: str) -> pa.Table:
-    return pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet")
 
 
 def measured(operator: Judge, table: pa.Table) -> dict[str, dict[str, Any]]:

@@ -11,8 +11,6 @@ trained on the clean labels of other rows, takes for it, as often. A low weight 
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from menu import choose
+from real import read
 from sklearn.metrics import roc_auc_score
 
 from synthray import Context
@@ -35,12 +34,9 @@ if TYPE_CHECKING:
 GOLD = 10
 
 
-def read(name: str, split: str, *columns: str) -> list[np.ndarray]:
-    if not os.environ.get("SYNTHRAY_DATA"):
-        sys.exit("SYNTHRAY_DATA names no folder of real data")
-    path = Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet"
-    table = pq.read_table(path, filters=[("split", "=", split)])
-    return [np.asarray(table[column].cast(pa.string()).to_pylist(), dtype=object) for column in columns]
+def columns(name: str, split: str, *names: str) -> list[np.ndarray]:
+    table = read(name, split=split)
+    return [np.asarray(table[one].cast(pa.string()).to_pylist(), dtype=object) for one in names]
 
 
 def rows(texts: np.ndarray, labels: np.ndarray) -> pa.Table:
@@ -100,8 +96,8 @@ def flipped_labels(
 def flipped(arguments: argparse.Namespace) -> None:
     """Flip labels of Banking77 and Snips, and say how well weights find them."""
     for name in arguments.sets.split(","):
-        texts, labels = read(name, "train", "text", "label")
-        context = gold(*read(name, "test", "text", "label"))
+        texts, labels = columns(name, "train", "text", "label")
+        context = gold(*columns(name, "test", "text", "label"))
         matrix = confusion(texts, labels)
         for kind in arguments.kinds.split(","):
             for rate in map(float, arguments.rates.split(",")):
@@ -116,8 +112,8 @@ def flipped(arguments: argparse.Namespace) -> None:
 
 def real(arguments: argparse.Namespace) -> None:
     """Weigh the labels that people gave to news, and test a student of them on clean labels."""
-    texts, given, true = read("noisy_agnews", "noisy_10k", "text", "given_label", "true_label")
-    test, truth = read("noisy_agnews", "clean_test", "text", "true_label")
+    texts, given, true = columns("noisy_agnews", "noisy_10k", "text", "given_label", "true_label")
+    test, truth = columns("noisy_agnews", "clean_test", "text", "true_label")
     right = given == true
     # Gold rows are taken from the test: they are then no part of it.
     context = gold(test, truth)

@@ -11,14 +11,13 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import menu
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from real import read
 from sklearn.metrics import f1_score, roc_auc_score
 
 from synthray.curate.embedding import Embedding
@@ -54,10 +53,6 @@ class Set:
         """Which of them are wrong."""
         found: Numbers = self.given != self.true
         return found
-
-
-def read(name: str) -> pa.Table:
-    return pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet")
 
 
 def rows(table: pa.Table, text: str, label: str, parent: str | None = None) -> pa.Table:

@@ -8,7 +8,6 @@ SYNTHRAY_DATA=DIR uv run python benchmarks/utility.py NAME     # sentiment, sst2
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from menu import choose
+from real import read
 
 from synthray.curate.exact_duplicate import ExactDuplicate
 from synthray.curate.label_issue import LabelIssue
@@ -35,11 +34,9 @@ from synthray.table import Table
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 
-def read(name: str, text: str = "text", **where: str) -> pa.Table:
+def labelled(name: str, text: str = "text", **where: str) -> pa.Table:
     """Return text and label of the rows of a set in which columns have these values."""
-    table = pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet")
-    for column, value in where.items():
-        table = table.filter(pc.equal(table[column].cast(pa.string()), value))
+    table = read(name, **where)
     return pa.table({"text": table[text], "label": table["label"].cast(pa.string())})
 
 
@@ -75,9 +72,9 @@ def tell(name: str, found: dict[str, dict[str, Any]], seconds: float) -> None:
 def sentiment(_: argparse.Namespace) -> None:
     """500 tweets by people against what GPT-3.5 and GPT-4 made of them, on 12,284 test tweets by people."""
     name = "gpt_augmented_sentiment"
-    test, real = read(name, split="human_test"), read(name, split="human_base")
+    test, real = labelled(name, split="human_test"), labelled(name, split="human_base")
     for generator in ("gpt-3.5-turbo", "gpt-4"):
-        rows = read(name, generator=generator, sampling="balanced")
+        rows = labelled(name, generator=generator, sampling="balanced")
         began = time.perf_counter()
         found = measured(rows, {"test": test, "real": real})
         tell(generator, found, time.perf_counter() - began)
@@ -85,10 +82,10 @@ def sentiment(_: argparse.Namespace) -> None:
 
 def sst2(_: argparse.Namespace) -> None:
     """SuperGen and FewGen on the 872 sentences of SST-2; its training rows are not among the data."""
-    test = read("supergen_sst2_qnli", "text1", task="SST-2", split="real_test")
+    test = labelled("supergen_sst2_qnli", "text1", task="SST-2", split="real_test")
     sets = {
-        "SuperGen": read("supergen_sst2_qnli", "text1", task="SST-2", split="synthetic_train"),
-        "FewGen, seed 13": read("fewgen_sst2_mnli_5seeds", "text1", task="SST-2", seed="13"),
+        "SuperGen": labelled("supergen_sst2_qnli", "text1", task="SST-2", split="synthetic_train"),
+        "FewGen, seed 13": labelled("fewgen_sst2_mnli_5seeds", "text1", task="SST-2", seed="13"),
     }
     for name, rows in sets.items():
         began = time.perf_counter()
@@ -102,7 +99,7 @@ def sst2(_: argparse.Namespace) -> None:
 
 def faults(_: argparse.Namespace) -> None:
     """Recovery of banking77's own rows, spoilt: half against half, on its test."""
-    every, test = read("banking77", split="train"), read("banking77", split="test")
+    every, test = labelled("banking77", split="train"), labelled("banking77", split="test")
     places = np.random.default_rng(0).permutation(len(every))
     rows, real = every.take(places[:5000]), every.take(places[5000:])
     random = np.random.default_rng(1)
@@ -134,7 +131,7 @@ def flipped(labels: Numbers, share: float, random: np.random.Generator) -> Numbe
 
 def stages(options: argparse.Namespace) -> None:
     """banking77 with a fifth of the labels flipped, and copies of 1,000 rows; curated by three steps."""
-    rows, test = read("banking77", split="train"), read("banking77", split="test")
+    rows, test = labelled("banking77", split="train"), labelled("banking77", split="test")
     random = np.random.default_rng(0)
     labels = flipped(np.array(rows["label"].to_pylist(), object), 0.2, random)
     rows = pa.table({"text": rows["text"], "label": labels})
@@ -185,7 +182,7 @@ def chance(options: argparse.Namespace) -> None:
 
 def simulated(name: str, train: int, test: int, kept: float, controls: int, trials: int) -> float:
     """Return the share of trials that leave 0 out; each draws rows, test rows, a filter and its controls."""
-    every = read(name)
+    every = labelled(name)
     texts, labels = (np.array(every[column].to_pylist(), object) for column in ("text", "label"))
     outside = 0
     for trial in range(trials):
