@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import ray.cloudpickle
+import yaml
 
 from synthray.errors import GateRefused, InputError, ModelError, RecipeError, TooManyFailed
 from synthray.generate.prompt import Prompt
@@ -270,7 +271,9 @@ def test_the_gate_refuses_with_what_it_measured(small: Small, tmp_path: Path) ->
     run = Run.read(tmp_path / "run")
     assert run.state["state"] == "refused"
     assert run.state["gate"][0]["passed"] is False
-    assert "## Gate: REFUSED" in (tmp_path / "run" / "dataset" / "README.md").read_text()
+    card = (tmp_path / "run" / "dataset" / "README.md").read_text()
+    assert "## Gate: REFUSED" in card
+    assert yaml.safe_load(card.split("---")[1])["gate"] == "refused"
 
 
 @pytest.mark.ray

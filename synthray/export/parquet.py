@@ -142,9 +142,14 @@ def _card(stage: Stage, sizes: Mapping[str, int]) -> str:
     state = stage.run.state
     task = stage.task
     files = [{"split": name, "path": f"data/{name}-*.parquet"} for name in sizes]
-    head = {"configs": [{"config_name": "default", "data_files": files}], "tags": ["synthetic", "synthray"]}
     passed = all(check.passed for check in stage.checks)
-    verdict = "none was asked for" if not stage.checks else "passed" if passed else "REFUSED"
+    gate = "none" if not stage.checks else "passed" if passed else "refused"
+    verdict = {"none": "none was asked for", "passed": "passed", "refused": "REFUSED"}[gate]
+    head = {
+        "configs": [{"config_name": "default", "data_files": files}],
+        "tags": ["synthetic", "synthray"],
+        "gate": gate,  # for programs
+    }
     # Into how many blocks rows were cut changes no result, so it does not change the card.
     shown = {key: value for key, value in state["recipe"].items() if key != "blocks"}
     recipe = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
