@@ -82,8 +82,8 @@ def domain(arguments: argparse.Namespace) -> None:
             for one in ("mauve_star", "precision", "recall", "coverage", "frechet")
         )
         print(
-            f"{name:22} word_divergence {value:.3f}/{floor:.3f} (above its floor "
-            f"{(value - floor) / (1 - floor):.3f}, refused from 0.3) "
+            f"{name:22} word_divergence {value:.3f}/{floor:.3f} domain_shift "
+            f"{found['domain_shift.value']:.3f} (refused from 0.3) "
             f"told {found['two_sample_accuracy.value']:.3f} {shown}"
         )
 

@@ -43,7 +43,7 @@ gate: default
 NAMES = {
     "collapse": ("diversity",),
     "flips": ("faithfulness.label_accuracy",),
-    "shift": ("faithfulness.word_divergence",),
+    "shift": ("faithfulness.domain_shift",),
     "half_shift": ("faithfulness",),  # as far from real words as made texts are: by its labels, if at all
     "leak": ("memorisation",),
     "template": ("diversity.boilerplate",),

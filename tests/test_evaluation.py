@@ -97,11 +97,11 @@ def rows(number: int, seed: int) -> pa.Table:
     return pa.Table.from_pylist(made)
 
 
-def measured(folder: Path, given: pa.Table, *, blocks: int = 1) -> Run:
+def measured(folder: Path, given: pa.Table, *, blocks: int = 1, recipe: str = RECIPE) -> Run:
     folder.mkdir()
     for name, table in (("made", given), ("real", rows(300, 2)), ("test", rows(200, 3))):
         pq.write_table(table, folder / f"{name}.parquet")
-    (folder / "recipe.yaml").write_text(f"{RECIPE}blocks: {blocks}\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(f"{recipe}blocks: {blocks}\n", encoding="utf-8")
     try:
         return load(str(folder / "recipe.yaml")).run(folder / "run", quiet=True)
     except GateRefused:
@@ -129,3 +129,59 @@ def test_metrics_are_the_same_for_any_number_of_blocks(tmp_path: Path) -> None:
                 assert other is None or math.isnan(other), name
             else:
                 assert other == pytest.approx(value, rel=1e-9, abs=1e-9), name
+
+
+GATED = """
+name: gated
+seed: 7
+tables: {made: made.parquet, real: real.parquet, test: test.parquet}
+steps:
+  - source.table: {table: made}
+  - evaluate.diversity: {text: text, label: label, sample: 50}
+  - evaluate.memorisation: {text: text, against: [test], nearest: false}
+  - evaluate.faithfulness: {text: text, label: label, against: real, sample: 150, resamples: 100}
+  - evaluate.utility: {text: text, label: label, test: test, resamples: 100}
+gate: default
+"""
+
+
+def spoilt(fault: str) -> pa.Table:
+    """Return sound rows, or such with a fault."""
+    chance = random.Random(5)
+    made = rows(300, 1).to_pylist()
+    for place, row in enumerate(made):
+        if fault == "collapse":
+            made[place] = made[place % 10]
+        elif fault == "flips" and chance.random() < 0.25:
+            row["label"] = "sport" if row["label"] == "business" else "business"
+        elif fault == "shift":
+            row["text"] = " ".join(
+                chance.choices(["patient", "dose", "study", "trial", "cell", "gene", "tumour"], k=8)
+            )
+        elif fault == "leak" and place % 10 == 0:
+            row["text"] = LEAKED[place // 10]
+        elif fault == "template" and place % 5 == 0:
+            row["text"] = f"here is a short text that is about {row['label']} {row['text']}"
+    return pa.Table.from_pylist(made)
+
+
+LEAKED = [text for text in rows(200, 3)["text"].to_pylist() if len(text.split()) > 7]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("sound", ""),
+        ("collapse", "diversity.duplicates"),
+        ("flips", "faithfulness.label_accuracy"),
+        ("shift", "faithfulness.domain_shift"),
+        ("leak", "memorisation.leaked"),
+        ("template", "diversity.boilerplate"),
+    ],
+)
+def test_the_default_gate_stops_a_fault_and_names_it(tmp_path: Path, fault: str, named: str) -> None:
+    run = measured(tmp_path / "run", spoilt(fault), recipe=GATED)
+    refused = [one["condition"] for one in run.state["gate"] if not one["passed"]]
+    assert bool(refused) is bool(named), refused
+    assert not named or any(named in one for one in refused), refused

@@ -141,6 +141,8 @@ def test_the_divergence_of_words_is_scipys() -> None:
     half, own, other = ([held[word] for word in known] for held in counts)
     assert found["word_divergence"] == pytest.approx(jensenshannon(half, own, 2) ** 2, abs=1e-9)
     assert found["word_divergence_floor"] == pytest.approx(jensenshannon(half, other, 2) ** 2, abs=1e-9)
+    value, floor = found["word_divergence"], found["word_divergence_floor"]
+    assert found["domain_shift"] == pytest.approx((value - floor) / (1 - floor), abs=1e-12)
 
 
 def test_copies_and_children_of_real_rows_do_not_vouch_for_themselves() -> None:
@@ -344,7 +346,7 @@ def test_it_lets_real_rows_pass_and_refuses_flipped_labels_and_another_domain(
     assert refused(rows, real, **settings) == []
     assert refused(flipped(rows), real, **settings) == ["label_accuracy"]
     other = read(foreign)
-    assert refused(other, real, sample=400) == ["word_divergence"]
+    assert refused(other, real, sample=400) == ["domain_shift"]
 
 
 @real_data
