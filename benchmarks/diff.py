@@ -103,7 +103,7 @@ def p_values(
         tokens = counted if name == "duplicates" else tokens
         kinds[name] = Kinds(at, held, counted[at], tokens[at], most, name != "vocabulary")
     cloud = Cloud(at, (into.T @ pool.vectors[rows])[at], counted[at])
-    found = contrast.tested(design, means, list(kinds.values()), cloud, RESAMPLES, random)
+    found = contrast.tested(design, means, list(kinds.values()), [cloud], RESAMPLES, random)
     names = ["mean_words", *(f"share {one}" for one in known), "labels", *kinds, "vectors"]
     return dict(zip(names, found.p, strict=True)), dict(zip(names, found.adjusted, strict=True))
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from synthray.spelling import identifier
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -18,6 +20,11 @@ def is_list(kind: pa.DataType) -> bool:
 def is_text(kind: pa.DataType) -> bool:
     """Return whether a type is of text, or of nulls alone."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def filled(name: str) -> str:
+    """Return SQL that is true where the text column `name` holds more than white space."""
+    return f"regexp_matches({identifier(name)}, '\\S')"
 
 
 def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:

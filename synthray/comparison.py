@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from synthray.features import Features
 from synthray.query import Query
-from synthray.side import Columns, Settings, Side, units
+from synthray.side import WORDS, Columns, Settings, Side, units
 from synthray.statistic import contrast
 from synthray.statistic.contrast import Cloud, Estimate, Kinds, Means
 from synthray.statistic.interval import generator
@@ -29,6 +29,9 @@ _SAME = (
     "JOIN (SELECT unit, count(*) AS n FROM b GROUP BY unit) USING (unit, n) ORDER BY unit"
 )
 """The units that have the same rows on both sides."""
+
+MISSING = {"text": "words", "label": "label"}
+"""What is null where a row has no text, or no label."""
 
 _ORDERS = {"vocabulary": 1, "distinct_2": 2, "distinct_3": 3}
 _AT_MOST = 4
@@ -162,12 +165,12 @@ class _Trial:
 
         z = NormalDist().inv_cdf(1 - self.settings.alpha / 2)
         means, names = self._means()
-        kinds, cloud = self._sampled()
+        kinds, clouds = self._sampled()
         found = contrast.tested(
             self.design,
             means,
             list(kinds.values()),
-            cloud,
+            list(clouds.values()),
             self.settings.resamples,
             generator(0, "diff"),
         )
@@ -182,8 +185,8 @@ class _Trial:
             counts.append((one.equal_rows(self.design),) * 2)
             estimate = one.estimate(self.design, z)
             estimates.append(_turned(estimate) if name == "duplicates" else estimate)
-        if cloud:
-            names.append("vectors")
+        for name, cloud in clouds.items():
+            names.append(name)
             counts.append(tuple(int(cloud.rows[side[cloud.at]].sum()) for side in sides))
             apart = float(cloud.over((sides[0][None, :], sides[1][None, :]))[0, 0])
             estimates.append(Estimate(np.nan, np.nan, apart, np.nan, np.nan))
@@ -236,10 +239,13 @@ class _Trial:
 
     def _means(self) -> tuple[Means, list[str]]:
         """Return sums over parts of words, labels and numeric columns."""
-        names = ["mean_words", *(f"mean {name}" for name in self.held.columns.numbers)]
-        fields = ["words", *(f"n{place}" for place in range(len(names) - 1))]
+        fields = {"mean_words": "words"}
+        fields |= {f"mean {name}": f"n{place}" for place, name in enumerate(self.held.columns.numbers)}
+        fields |= {f"share without {name}": f"({MISSING[name]} IS NULL)::INTEGER" for name in self._missing()}
+        names = list(fields)
         listed = ", ".join(
-            f"coalesce(sum({one} ORDER BY row_id), 0)::DOUBLE, count({one})::DOUBLE" for one in fields
+            f"coalesce(sum({one} ORDER BY row_id), 0)::DOUBLE, count({one})::DOUBLE"
+            for one in fields.values()
         )
         labels = self._labels()
         size = len(names) + len(labels)
@@ -255,6 +261,16 @@ class _Trial:
                 self._count_labels(name, side, labels, sums[:, len(names) :], counts[:, len(names) :])
         shares = range(len(names), size)
         return Means(sums, counts, tuple(shares)), [*names, *(f"share of {label}" for label in labels)]
+
+    def _missing(self) -> list[str]:
+        """Return which of text and label some row lacks."""
+        every = "(SELECT words, label FROM a UNION ALL SELECT words, label FROM b)"
+        named = [name for name in MISSING if name == "text" or self.held.columns.label is not None]
+        return [
+            name
+            for name in named
+            if self.query.value(f"SELECT count(*) > count({MISSING[name]}) FROM {every}")
+        ]
 
     def _labels(self) -> list[str]:
         if self.held.columns.label is None:
@@ -280,11 +296,11 @@ class _Trial:
         whole = np.bincount(at, size, self.design.parts)
         counts[np.unique(at)] = whole[np.unique(at), None]
 
-    def _sampled(self) -> tuple[dict[str, Kinds], Cloud | None]:
+    def _sampled(self) -> tuple[dict[str, Kinds], dict[str, Cloud]]:
         """Return the n-grams and vectors of as many rows of both sides."""
         sizes = [self.query.value(f"SELECT count(words) FROM {name}") for name in "ab"]
         if not all(sizes):
-            return {}, None
+            return {}, {}
         rates = [size / max(1, held) for size, held in zip(sizes, self._parts(), strict=True)]
         shown = [f"words IS NOT NULL AND chance(row_id, 'rows') < {min(rates) / rate!r}" for rate in rates]
         if self.design.both:  # the sides hold the same rows
@@ -307,7 +323,7 @@ class _Trial:
         texts = self._texts(shown, every[stop - 1], at)
         fewest = min(int((side[at] & (held > 0)).sum()) for side in self.design.observed)
         if not fewest:
-            return {}, None
+            return {}, {}
         most = None if self.design.paired else fewest
         kinds = {}
         for name, order in _ORDERS.items():
@@ -315,7 +331,7 @@ class _Trial:
             kinds[name] = Kinds(at, matrix, held, tokens, most, order > 1)
         matrix, _ = _grams(texts, 0, len(at))
         kinds["duplicates"] = Kinds(at, matrix, held, held, most, True)
-        return kinds, self._cloud(texts, at)
+        return kinds, self._clouds(texts, at)
 
     def _parts(self) -> list[int]:
         return [int(side.sum()) for side in self.design.observed]
@@ -334,7 +350,8 @@ class _Trial:
         tables = []
         place = np.full(self.design.parts, -1)
         place[at] = np.arange(len(at))
-        listed = "row_id, unit, text" + (", embedding" if self.settings.embedding else "")
+        listed = f"row_id, unit, text, label, {WORDS} AS tokens"
+        listed += ", embedding" if self.settings.embedding else ""
         for side, name in enumerate("ab"):
             sql = f"SELECT {listed} FROM {name} WHERE {shown[side]} AND unit <= {last} ORDER BY row_id"
             table = self.query.arrow(sql)
@@ -345,17 +362,27 @@ class _Trial:
             tables.append(table.drop_columns(["unit"]).append_column("place", own))
         return pa.concat_tables(tables)
 
-    def _cloud(self, texts: pa.Table, at: Any) -> Cloud | None:
+    def _clouds(self, texts: pa.Table, at: Any) -> dict[str, Cloud]:
+        """Return the vectors of the texts, and the same with their labels."""
         # Rows of both sides may have one row_id, so that their vectors are named by their number here.
         named = texts.set_column(0, "row_id", pa.array([str(number) for number in range(len(texts))]))
         vectors = Features("text", "embedding" if self.settings.embedding else None).of(named, "diff")
         if not len(vectors):
-            return None
-        place = texts["place"].to_numpy()[vectors.ids.cast(pa.int64()).to_numpy()]
-        held = contrast.features(vectors.unit, generator(0, "diff", "vectors"))
-        sums = np.zeros((len(at), held.shape[1]))
-        np.add.at(sums, place, held)
-        return Cloud(at, sums, np.bincount(place, minlength=len(at)).astype(np.float64))
+            return {}
+        rows = vectors.ids.cast(pa.int64()).to_numpy()
+        place = texts["place"].to_numpy()[rows]
+        plain = contrast.features(vectors.unit, generator(0, "diff", "vectors"))
+        found = {"vectors": plain}
+        if self.held.columns.label is not None:
+            labels = texts["label"].to_pylist()
+            found["vectors with labels"] = contrast.joined(plain, [labels[row] for row in rows], 0)
+        counts = np.bincount(place, minlength=len(at)).astype(np.float64)
+        clouds = {}
+        for name, held in found.items():
+            sums = np.zeros((len(at), held.shape[1]))
+            np.add.at(sums, place, held)
+            clouds[name] = Cloud(at, sums, counts)
+        return clouds
 
 
 def _stop(rows: Any, most: int) -> int:
@@ -374,8 +401,8 @@ def _grams(texts: pa.Table, order: int, parts: int) -> tuple[Any, Any]:
     kinds: list[int] = []
     owners: list[int] = []
     tokens = np.zeros(parts)
-    for text, place in zip(texts["text"].to_pylist(), texts["place"].to_pylist(), strict=True):
-        words = text.lower().split()
+    columns = (texts[name].to_pylist() for name in ("text", "tokens", "place"))
+    for text, words, place in zip(*columns, strict=True):
         grams = [tuple(words[k : k + order]) for k in range(len(words) - order + 1)] if order else [text]
         tokens[place] += len(grams)
         own = {number.setdefault(gram, len(number)) for gram in grams}

@@ -121,8 +121,17 @@ def _verdict(held: Mapping[str, Any], equal: bool) -> str:
         parts.append(
             f"the datasets differ more than by chance in {', '.join(named)}"
             if named
-            else "the datasets differ by no more than chance"
+            else "no metric that was tested differs by more than chance"
         )
+        untested = [one["metric"] for one in held["tests"] if math.isnan(one["p"])]
+        if untested:
+            parts.append(f"not tested, as alike in all rows or not there: {', '.join(untested)}")
+    rows = held["rows"]
+    parts += [
+        f"{rows[f'changed_{name}']} of {rows['both']} rows on both sides have another {name}"
+        for name in ("text", "label")
+        if rows[f"changed_{name}"]
+    ]
     told = "; ".join(parts)
     return f"{told[0].upper()}{told[1:]}."
 
@@ -204,10 +213,6 @@ def _flat(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
             path,
             value if isinstance(value, str | int | float | None) else json.dumps(value, ensure_ascii=False),
         )
-
-
-def _is_steps(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
 
 
 def _beside(a: Run, b: Run, sql: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:

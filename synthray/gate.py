@@ -61,7 +61,12 @@ def _of(step: str, condition: str) -> str:
 
 def _name(name: str) -> str:
     """Return a name as one writes it in a condition: quoted only where it must be."""
-    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else identifier(name)
+    with Query({}) as query:
+        try:
+            plain = query.references(f"{name}.a.value") == [(name, "a", "value")]
+        except QueryError:
+            plain = False
+    return name if plain else identifier(name)
 
 
 def check_conditions(conditions: Iterable[str], steps: Mapping[str, tuple[str, ...]]) -> None:
@@ -74,7 +79,9 @@ def check_conditions(conditions: Iterable[str], steps: Mapping[str, tuple[str, .
             try:
                 references = query.references(condition)
             except QueryError as error:
-                raise RecipeError(f"gate: {condition!r}: {error}") from None
+                raise RecipeError(
+                    f"gate: {condition!r}: {error}; a name that is a word of SQL must stand in double quotes"
+                ) from None
             if not references:
                 raise RecipeError(f"gate: {condition!r} names no metric, such as utility.accuracy.ci_low")
             for reference in references:

@@ -108,7 +108,8 @@ class Pipeline:
         named = []
         for step in steps:
             name = self.prefix + step.name if step.name else self._free_name(step, taken)
-            if name in taken:
+            # To SQL, in which a gate names steps, cases are one.
+            if name.lower() in {one.lower() for one in taken}:
                 raise RecipeError(f"{where(step)}: two steps are named {name!r}; give one `as: NAME`")
             taken.add(name)
             named.append(replace(step, name=name, work=self._bound(step, name, steps)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from synthray.spelling import identifier
+from synthray.column import filled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +61,7 @@ def laid(
     drawn = len(table)
     table = table.take(pc.index_in(held.ids, table["row_id"].combine_chunks()))
     kind = f"vectors of the column {embedding!r}" if embedding else "hashed n-grams (spelling, not meaning)"
-    total = int(query.value(f"SELECT count(*) FROM rows WHERE trim({identifier(text)}) <> ''"))
+    total = int(query.value(f"SELECT count(*) FROM rows WHERE {filled(text)}"))
     return Plane(_placed(table, places(held.unit, seed), text, label), total, kind, drawn - len(table))
 
 

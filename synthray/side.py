@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from synthray import ancestry
-from synthray.column import is_text
+from synthray.column import filled, is_text
 from synthray.errors import InputError, SourceError, near
 from synthray.features import Features
 from synthray.lineage import RESERVED, content_ids, digest
@@ -18,7 +19,9 @@ from synthray.run import Run
 from synthray.spelling import identifier
 from synthray.table import Table
 
-_WORDS = "len(list_filter(regexp_split_to_array(lower({0}), '\\s+'), lambda w: w <> ''))"
+_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+WORDS = rf"regexp_extract_all(lower(text), '[{_ALONE}]|(?:[^\PL{_ALONE}]|[\pM\pN])+')"
+"""SQL for the words of a text: those of metrics/diversity.sql."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class Settings:
         """Raise an InputError for a setting that is out of bounds."""
         if not 0 < self.alpha < 1:
             raise InputError(f"alpha must be between 0 and 1, but is {self.alpha}")
-        if self.resamples < 1 / self.alpha:
+        if self.resamples + 1 < 1 / self.alpha:
             raise InputError(
-                f"{self.resamples} resamples cannot show a p-value below alpha {self.alpha}; take at least "
-                f"{round(1 / self.alpha)}"
+                f"{self.resamples} resamples cannot show a p-value of alpha {self.alpha}; take at least "
+                f"{math.ceil(1 / self.alpha) - 1}"
             )
 
 
@@ -67,7 +70,7 @@ class Side:
         if (path / "run.json").is_file():
             run = Run.read(path)
             stages = run.stages()
-            if run.state.get("state") != "done" or not stages:
+            if run.state.get("state") not in ("done", "refused") or not stages:
                 raise InputError(
                     f"{where}: the run is not finished, but {run.state.get('state')!r}; run it again to go on"
                 )
@@ -112,11 +115,12 @@ class Side:
             more.append(f"{identifier(settings.embedding)} AS embedding")
         packed = ", ".join(f"{identifier(one)} := {identifier(one)}" for one in sorted(names))
         sql = (
-            f"SELECT row_id, [{', '.join(keys) or 'NULL'}]::VARCHAR[] AS keys, {text} AS text, "
-            f"CASE WHEN trim({text}) <> '' THEN {_WORDS.format(text)} END AS words, {label} AS label, "
+            f"SELECT row_id::VARCHAR AS row_id, [{', '.join(keys) or 'NULL'}]::VARCHAR[] AS keys, "
+            f"{text} AS text, {label} AS label, "
             f"hash(struct_pack({packed})) AS whole{''.join(f', {one}' for one in more)} "
             f"FROM ({content_ids('SELECT * FROM given', names)})"
         )
+        sql = f"SELECT *, CASE WHEN {filled('text')} THEN len({WORDS}) END AS words FROM ({sql})"
         with Query({"given": self.table}, writable=path.parent) as query:
             query.write(sql, path)
         return Table((str(path),), "parquet")
@@ -183,9 +187,9 @@ def units(sides: Sequence[Side], narrow: Mapping[str, Table], settings: Settings
                 f"SELECT row_id FROM {name} GROUP BY ALL HAVING count(*) > 1 OR row_id IS NULL LIMIT 1"
             )
             if twice:
-                raise InputError(
-                    f"{side.where}: row_id must be there and differ in each row, but {twice[0][0]!r} repeats"
-                )
+                row_id = twice[0][0]
+                what = "is missing in some" if row_id is None else f"{row_id!r} repeats"
+                raise InputError(f"{side.where}: row_id must be there and differ in each row, but {what}")
         every = " UNION ALL ".join(f"SELECT row_id, keys FROM {name}" for name in narrow)
         rows = query.rows(f"SELECT * FROM ({every}) ORDER BY ALL")
     ties = [] if settings.unit else [tie for side in sides for tie in side.ties()]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from synthray import learner, statistic
+from synthray.column import filled
 from synthray.learner import weights
 from synthray.lineage import content_ids
 from synthray.spelling import identifier
@@ -142,7 +143,7 @@ class Bench:
         """Return SQL for text, label and `more` of the rows that have the first two."""
         text, label = identifier(self.text), identifier(self.label)
         listed = ", ".join([f"{text} AS text", f"{label} AS label", *more])
-        return f"SELECT {listed} FROM {source} WHERE {text} <> '' AND {label} IS NOT NULL"
+        return f"SELECT {listed} FROM {source} WHERE {filled(self.text)} AND {label} IS NOT NULL"
 
 
 def classes(labels: Sequence[str]) -> list[str]:

@@ -74,7 +74,7 @@ def test_no_text_reaches_the_terminal_as_more_than_text(call: Call, tmp_path: Pa
         (["nowhere", "a.jsonl"], "nowhere is no run (it has no run.json) and no dataset: no file"),
         (["a.jsonl", "a.jsonl", "--text", "body"], "a.jsonl has no column 'body'; there is text (--text)"),
         (["a.jsonl", "a.jsonl", "--alpha", "2"], "alpha must be between 0 and 1, but is 2.0"),
-        (["a.jsonl", "a.jsonl", "--resamples", "10"], "cannot show a p-value below alpha 0.05"),
+        (["a.jsonl", "a.jsonl", "--resamples", "10"], "cannot show a p-value of alpha 0.05"),
         (["a.jsonl"], "Missing argument"),
     ],
     ids=" ".join,

@@ -260,3 +260,36 @@ def test_the_rewrites_of_two_models_differ_and_those_of_one_do_not(tmp_path: Pat
     assert differing(compared(tmp_path / "same", *halves, settings)[0]) == set()
     found = differing(compared(tmp_path / "other", halves[0], by["gpt-3.5-turbo"].to_pydict(), settings)[0])
     assert found >= {"mean_words", "vocabulary", "distinct_2", "vectors"}
+
+
+def test_labels_that_no_longer_fit_their_texts_are_seen(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+
+    def drawn(number: int, flipped: float) -> dict[str, Any]:
+        label = random.integers(0, 2, number)
+        held = [
+            texts(1, np.random.default_rng(10_000 + one), vocabulary=300)
+            for one in random.integers(0, 4000, number)
+        ]
+        told = np.where(random.random(number) < flipped, 1 - label, label)
+        return {
+            "text": [
+                f"{'goal match' if one else 'bank share'} {text[0]}"
+                for one, text in zip(label, held, strict=True)
+            ],
+            "label": [f"label {one}" for one in told],
+        }
+
+    sound = compared(tmp_path / "a", drawn(400, 0), drawn(400, 0))[0]
+    assert "vectors with labels" in sound
+    assert "vectors with labels" not in differing(sound)
+    assert "vectors with labels" in differing(compared(tmp_path / "b", drawn(400, 0), drawn(400, 0.25))[0])
+
+
+def test_texts_and_labels_that_are_gone_are_seen(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    sound, spoilt = rows(200, random), rows(200, random)
+    spoilt["text"] = [None if place % 5 == 0 else text for place, text in enumerate(spoilt["text"])]
+    spoilt["label"] = [None if place % 4 == 0 else label for place, label in enumerate(spoilt["label"])]
+    found = differing(compared(tmp_path, sound, spoilt)[0])
+    assert {"share without text", "share without label"} <= found

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from synthray.errors import InputError
+from synthray.errors import InputError, RunFailed
 from synthray.features import DIMENSIONS, Features
 from synthray.query import Query
 
@@ -69,3 +69,18 @@ def test_a_missing_or_wrong_column_is_said_before_any_work(
 ) -> None:
     with pytest.raises(InputError, match=said):
         Features("text", embedding).check(pa.schema(schema), "real")
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"), [(["x", "x"], "2 rows have row_id 'x'"), (["x", None], "no row_id")]
+)
+def test_a_table_of_which_ids_repeat_or_are_missing_is_refused(ids: list[str | None], said: str) -> None:
+    real = pa.table({"row_id": ids, "text": ["one", "two"]})
+    with Query({"real": real}) as query, pytest.raises(RunFailed, match=said):
+        Features("text").rows(query, "real", "tag", 10)
+
+
+def test_white_space_of_any_kind_is_no_text() -> None:
+    real = pa.table({"row_id": list("abcd"), "text": [" \n", "\t", "\u00e9", None]})
+    with Query({"real": real}) as query:
+        assert Features("text").rows(query, "real", "tag", 10)["row_id"].to_pylist() == ["c"]

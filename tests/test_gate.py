@@ -181,3 +181,11 @@ def test_default_stands_for_the_conditions_of_the_steps_in_its_place() -> None:
 def test_default_without_a_step_that_measures_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"evaluate\.diversity"):
         asked_for(["default"], {"prompt": ()})
+
+
+@pytest.mark.parametrize("step", ["select", "order", "default", "my-step", 'a"b'])
+def test_an_operators_condition_holds_for_a_step_of_any_name(step: str) -> None:
+    conditions = asked_for(["default"], {step: ("loss.value < 1",)})
+    check_conditions(conditions, {step: ("loss",)})
+    table = pa.Table.from_pylist([{"step": step, "metric": "loss", "value": 0.5}], schema=METRICS)
+    assert decide(conditions, table)[0].passed

@@ -292,7 +292,7 @@ class Diversity(Measure):
     @property
     def _columns(self) -> list[str]:
         """The columns of the pass over the vectors."""
-        named = ["row_id", self.embedding or self.text, *([self.label] if self.label else [])]
+        named = ["row_id", *self.features.reads, *([self.label] if self.label else [])]
         return list(dict.fromkeys(named))
 
     def _part(self, batches: Iterable[pa.RecordBatch]) -> _Part | None:
@@ -306,7 +306,8 @@ class Diversity(Measure):
         from synthray.statistic.moment import Moments
 
         table = pa.Table.from_batches([batch])
-        held = self.features.of(table, self.step)
+        there = pc.match_substring_regex(table[self.text], r"\S")
+        held = self.features.of(table.filter(pc.fill_null(there, False)), self.step)
         if not len(held):
             return None
         labels: list[str | None] = []

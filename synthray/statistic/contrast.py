@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from synthray.statistic.interval import generator
 from synthray.statistic.permutation import Design, Verdicts, step_down
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
@@ -206,6 +207,18 @@ def features(unit: Numbers, random: np.random.Generator) -> Numbers:
     return held
 
 
+def joined(held: Numbers, labels: Sequence[str | None], seed: int) -> Numbers:
+    """Return (n, D) features of rows with their labels: products of two are near 0 for different labels.
+
+    Each label turns the signs of the features in a way of its own (a count sketch, Charikar et al. 2002). So
+    their mean tells apart what has the same texts and the same labels, but not the one with the other.
+    """
+    size = held.shape[1]
+    signs = {one: generator(seed, "label", one).choice([-1.0, 1.0], size) for one in dict.fromkeys(labels)}
+    turned: Numbers = held * np.array([signs[one] for one in labels])
+    return turned
+
+
 def level(statistics: Numbers) -> Numbers:
     """Return (lines,) the first of two columns without what the second explains of it, over all lines.
 
@@ -240,15 +253,15 @@ def tested(
     design: Design,
     means: Means,
     kinds: Sequence[Kinds],
-    cloud: Cloud | None,
+    clouds: Sequence[Cloud],
     resamples: int,
     random: np.random.Generator,
 ) -> Verdicts:
-    """Return the verdicts on all statistics: those of `means`, each of `kinds`, then the cloud's distance.
+    """Return the verdicts on all statistics: those of `means`, each of `kinds`, then the clouds' distances.
 
     All are of the same permutations, which is what step-down needs.
     """
-    others: list[Kinds | Cloud] = [*kinds, *([] if cloud is None else [cloud])]
+    others: list[Kinds | Cloud] = [*kinds, *clouds]
     lines = [
         [means.over(design, block), *(one.over(block) for one in others)]
         for block in design.draws(resamples, random)
@@ -260,7 +273,7 @@ def tested(
         [False] * means.sums.shape[1]
         + [True] * bool(means.shares)
         + [False] * len(kinds)
-        + [True] * (cloud is not None)
+        + [True] * len(clouds)
     )
     return step_down(np.concatenate(columns, axis=1), np.array(upper, bool))
 

@@ -431,7 +431,7 @@ def test_vectors_of_zeros_are_left_out_and_bad_ones_named() -> None:
 def test_vectors_of_another_size_in_another_part_are_found() -> None:
     tables = [rows(["a"], vector=[[1.0, 0.0]]), rows(["b"], vector=[[1.0, 0.0, 2.0]])]
     operator = Diversity(text="text", embedding="vector")
-    parts = [operator._part(table.select(["row_id", "vector"]).to_batches()) for table in tables]
+    parts = [operator._part(table.select(["row_id", "text", "vector"]).to_batches()) for table in tables]
     with pytest.raises(RunFailed, match=r"one size, but that of row_id '\w+' has 2 numbers and that of .* 3"):
         operator._added(parts)
 

@@ -171,7 +171,7 @@ def simulated(design: Design, draw: object, trials: int, random: np.random.Gener
     for _ in range(trials):
         values, parts = draw()  # type: ignore[operator]
         held = means(values[:, None], parts, design.parts)
-        calls += contrast.tested(design, held, [], None, 199, random).p[0] <= 0.05
+        calls += contrast.tested(design, held, [], [], 199, random).p[0] <= 0.05
     return calls / trials
 
 
