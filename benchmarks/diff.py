@@ -56,7 +56,8 @@ class Pool:
         folder = os.environ["SYNTHRAY_DATA"]
         held = duckdb.sql(sql.format(folder)).to_arrow_table()
         texts = held["text"].to_pylist()
-        placed = pa.table({"text": texts, "place": range(len(texts))})
+        words = [text.lower().split() for text in texts]
+        placed = pa.table({"text": texts, "tokens": words, "place": range(len(texts))})
         grams = {
             name: _grams(placed, order, len(texts))[0].tocsc()
             for name, order in (("vocabulary", 1), ("distinct_2", 2), ("distinct_3", 3), ("duplicates", 0))
@@ -64,7 +65,7 @@ class Pool:
         return cls(
             np.unique(np.array(held["root"].to_pylist()), return_inverse=True)[1],
             np.unique(np.array(held["label"].to_pylist()), return_inverse=True)[1],
-            np.array([len(text.split()) for text in texts], float),
+            np.array([len(one) for one in words], float),
             contrast.features(hashed(texts, 256), np.random.default_rng(0)),
             grams,
         )
@@ -102,9 +103,14 @@ def p_values(
         tokens = into.T @ np.maximum(0, pool.words[rows] - {"distinct_2": 1, "distinct_3": 2}.get(name, 0))
         tokens = counted if name == "duplicates" else tokens
         kinds[name] = Kinds(at, held, counted[at], tokens[at], most, name != "vocabulary")
-    cloud = Cloud(at, (into.T @ pool.vectors[rows])[at], counted[at])
-    found = contrast.tested(design, means, list(kinds.values()), [cloud], RESAMPLES, random)
+    plain = pool.vectors[rows]
+    clouds = [
+        Cloud(at, (into.T @ one)[at], counted[at])
+        for one in (plain, contrast.joined(plain, [str(one) for one in label], 0))
+    ]
+    found = contrast.tested(design, means, list(kinds.values()), clouds, RESAMPLES, random)
     names = ["mean_words", *(f"share {one}" for one in known), "labels", *kinds, "vectors"]
+    names.append("vectors with labels")
     return dict(zip(names, found.p, strict=True)), dict(zip(names, found.adjusted, strict=True))
 
 
