@@ -90,7 +90,7 @@ def sql(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="A file with one SELECT.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a run: rows, dataset, rejects, failures, calls, stages, steps, funnel, reasons, metrics."""
+    """Ask a run: rows, dataset, rejects, failures, calls, stages, steps, funnel, reasons, measured."""
     from synthray.run import Run
 
     if (query is None) == (file is None):
@@ -307,7 +307,7 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
         "seed": state["seed"],
         "funnel": run.sql("SELECT * FROM funnel").to_pylist(),
         "reasons": run.sql("SELECT * FROM reasons").to_pylist(),
-        "metrics": run.sql("SELECT * FROM metrics ORDER BY ALL").to_pylist(),
+        "metrics": run.sql("SELECT * FROM measured").to_pylist(),
         "gate": state.get("gate") or [],
         "calls": run.sql(
             "SELECT count(*) FILTER (WHERE error IS NULL) AS kept, "
@@ -327,15 +327,19 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
     print(_shown(f"{held['name']} (seed {held['seed']}): {held['state']}"))
     if held["error"]:
         print(_shown(held["error"]))
-    for title, key in (
-        ("\nRows", "funnel"),
-        ("\nWhy rows were left out", "reasons"),
-        ("\nMetrics", "metrics"),
-        ("\nGate", "gate"),
+    whole = [row for row in held["metrics"] if row["slice"] is None]
+    parts = len(held["metrics"]) - len(whole)
+    for title, rows in (
+        ("\nRows", [_narrow(row) for row in held["funnel"]]),
+        ("\nWhy rows were left out", held["reasons"]),
+        ("\nMetrics", [{name: row[name] for name in row if name != "slice"} for row in whole]),
+        ("\nGate", [_required(row) for row in held["gate"]]),
     ):
-        if held[key]:
+        if rows:
             print(title)
-            _print_table([_SHAPES.get(key, dict)(row) for row in held[key]])
+            _print_table(rows)
+        if title == "\nMetrics" and parts:
+            print(f"  and of slices, such as labels and stages: {parts} (SELECT * FROM measured)")
     calls = held["calls"]
     print(
         f"\nModel calls: {calls['made_now']} made by the last run, {calls['kept']} kept in all "
@@ -369,10 +373,6 @@ def _required(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_SHAPES = {"funnel": _narrow, "gate": _required}
-"""How lines of a part are shown."""
-
-
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         _print_json(rows)
@@ -404,7 +404,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, value in rows[0].items():
+    for name in rows[0]:
+        value = next((row[name] for row in rows if row.get(name) is not None), None)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         table.add_column(Text(_shown(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:

@@ -173,7 +173,7 @@ def _runs(a: Run, b: Run) -> dict[str, Any]:
         "recipe": recipe,
         "funnel": _beside(a, b, "SELECT * EXCLUDE (operator) FROM funnel", ("step",)),
         "reasons": _beside(a, b, "SELECT * FROM reasons", ("step", "reason")),
-        "metrics": _beside(a, b, "SELECT * FROM metrics ORDER BY ALL", ("step", "metric", "slice")),
+        "metrics": _beside(a, b, "SELECT * FROM measured", ("step", "metric", "slice")),
         "notes": notes,
     }
 

@@ -33,7 +33,7 @@ COUNTS = ("rows_in", "rows_made", "rows_kept", "rows_rejected", "rows_failed", "
 _BEFORE_STATE = (".lock", ".run.json.part")
 """What a run that was killed before its first state leaves."""
 
-VIEWS = ("rejects", "failures", "rows", "funnel", "reasons")
+VIEWS = ("rejects", "failures", "rows", "funnel", "reasons", "measured")
 RELATIONS = frozenset(
     {
         *VIEWS,
@@ -299,6 +299,7 @@ class Run:
     #   funnel    the same, in short
     #   reasons   how many rows were left out for each reason
     #   metrics   what was measured: value, interval, n, slice
+    #   measured  the same, in the order in which it is read
 
     def arrow(self, view: str = "dataset") -> pa.Table:
         """Return a view as an Arrow table; InputError names the nearest for an unknown one."""

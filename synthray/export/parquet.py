@@ -178,7 +178,9 @@ def _card(stage: Stage, sizes: Mapping[str, int]) -> str:
             "## Why rows were left out\n",
             _table(stage.run.sql("SELECT * FROM reasons").to_pylist()),
             "## Measurements\n",
-            _table(stage.run.sql("SELECT * FROM metrics ORDER BY ALL").to_pylist()),
+            _table(stage.run.sql("SELECT * EXCLUDE (slice) FROM measured WHERE slice IS NULL").to_pylist()),
+            "### Of slices\n",
+            _table(stage.run.sql("SELECT * FROM measured WHERE slice IS NOT NULL").to_pylist()),
             f"## Recipe (seed {state['seed']})\n",
             f"{fence}yaml\n{recipe}{fence}\n",
         ]
