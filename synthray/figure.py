@@ -8,11 +8,13 @@ be more than text. Colours are readable on white and on black.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from synthray.chart import OTHERS, PALETTE, WIDTH, asked, bars, coloured, data, height, needed, ordered, ticks
 from synthray.errors import InputError, near
+from synthray.measured import bought as bought
+from synthray.measured import metrics as metrics
+from synthray.measured import sizes as sizes
 from synthray.plane import POINTS
 from synthray.spelling import identifier
 
@@ -26,11 +28,6 @@ if TYPE_CHECKING:
 VERDICTS = {"kept": "#3b82c4", "rejected": "#d9822b", "failed": "#d1495b", "replaced": "#8b93a1"}
 """What can become of a row, and its colour; `replaced` = by its children, or folded into another row."""
 
-PALETTE = (
-    *("#3b82c4", "#d9822b", "#2f9e6e", "#d1495b", "#8c6bc8"),
-    *("#1f9aa8", "#c9a227", "#d16ba5", "#8f9a2f", "#a9744f"),
-)
-OTHERS = "#8b93a1"
 LABELS = 40
 """So many labels are drawn at most, the largest first."""
 REASONS = 30
@@ -42,18 +39,6 @@ VERDICT = (
     "CASE WHEN reject_reason IS NULL THEN 'kept' WHEN failed IS NOT NULL THEN 'failed' ELSE 'rejected' END"
 )
 """SQL over `rows`."""
-_STEP = 24
-_WIDTH = 640
-
-
-@contextmanager
-def asked(run: Run, query: Query | None) -> Iterator[Query]:
-    """Yield `query`, or one over the run's views that is closed after use."""
-    if query is not None:
-        yield query
-        return
-    with run.query() as own:
-        yield own
 
 
 def require(query: Query, name: str, what: str = "column") -> str:
@@ -81,7 +66,7 @@ def funnel(run: Run, query: Query | None = None) -> alt.Chart:
         )
         if step[name]
     ]
-    return _bars(rows, "step", [step["step"] for step in steps], "rows", "what", VERDICTS).encode(
+    return bars(rows, "step", [step["step"] for step in steps], "rows", "what", VERDICTS).encode(
         tooltip=[
             alt.Tooltip("step:N"),
             alt.Tooltip("kind:N", title="operator"),
@@ -121,7 +106,7 @@ def cost(
         if stage[name]
     ]
     colours = dict(zip(parts[of].values(), PALETTE, strict=False))
-    return _bars(rows, "stage", [stage["name"] for stage in stages if _spent(stage, of)], of, "what", colours)
+    return bars(rows, "stage", [stage["name"] for stage in stages if _spent(stage, of)], of, "what", colours)
 
 
 def _spent(stage: dict[str, Any], of: str) -> bool:
@@ -136,7 +121,7 @@ def reasons(run: Run, query: Query | None = None) -> alt.Chart:
         row["what"] = "failed" if row["reason"].startswith("failed:") else "rejected"
         row["reason"] = f"{row['step']}: {row['reason']}"
     order = [row["reason"] for row in found]
-    return _bars(found, "reason", order, "rows", "what", {k: VERDICTS[k] for k in ("rejected", "failed")})
+    return bars(found, "reason", order, "rows", "what", {k: VERDICTS[k] for k in ("rejected", "failed")})
 
 
 # What the rows are like.
@@ -148,7 +133,7 @@ def labels(run: Run, label: str = "label", query: Query | None = None) -> alt.Ch
         rows = label_counts(open_query, label)
     order = list(dict.fromkeys(row["label"] for row in rows))[:LABELS]
     shown = [row for row in rows if row["label"] in set(order)]
-    return _bars(shown, "label", order, "rows", "what", _but("replaced"), title=label)
+    return bars(shown, "label", order, "rows", "what", _but("replaced"), title=label)
 
 
 def label_counts(query: Query, label: str) -> list[dict[str, Any]]:
@@ -177,13 +162,13 @@ def lengths(
     import altair as alt
 
     chart: alt.Chart = (
-        alt.Chart(_data(rows))
+        alt.Chart(data(rows))
         .mark_bar(binSpacing=1, orient="vertical")
         .encode(
-            x=alt.X("low:Q", title="characters", scale=alt.Scale(zero=False, nice=False)),
+            x=alt.X("low:Q", title="characters", scale=alt.Scale(zero=False, nice=False), axis=ticks(True)),
             x2="high:Q",
-            y=alt.Y("rows:Q", title="rows", stack="zero"),
-            color=_colour("what", _used(_but("replaced"), rows, "what")),
+            y=alt.Y("rows:Q", title="rows", stack="zero", axis=alt.Axis(tickMinStep=1)),
+            color=coloured("what", needed(_but("replaced"), rows, "what")),
             order=alt.Order("place:Q"),
             tooltip=[
                 alt.Tooltip("low:Q", title="from"),
@@ -192,7 +177,7 @@ def lengths(
                 alt.Tooltip("rows:Q", format=","),
             ],
         )
-        .properties(width=_WIDTH, height=200)
+        .properties(width=WIDTH, height=200)
     )
     return chart
 
@@ -245,8 +230,8 @@ def _ranges(rows: list[dict[str, Any]], by: str) -> alt.LayerChart:
 
     shown = rows[:LABELS]
     order = [row["value"] for row in shown]
-    base = alt.Chart(_data(shown)).encode(
-        y=_ordered("y", "value", order, by),
+    base = alt.Chart(data(shown)).encode(
+        y=ordered("y", "value", order, by),
         tooltip=[
             alt.Tooltip("value:N"),
             *(alt.Tooltip(f"{p}:Q") for p in ("p05", "p25", "p50", "p75", "p95")),
@@ -258,7 +243,7 @@ def _ranges(rows: list[dict[str, Any]], by: str) -> alt.LayerChart:
             base.mark_bar(color=PALETTE[0], size=8).encode(x="p25:Q", x2="p75:Q"),
             base.mark_tick(color=PALETTE[1], thickness=3, size=14).encode(x="p50:Q"),
         ]
-    ).properties(width=_WIDTH, height=_high(order))
+    ).properties(width=WIDTH, height=height(order))
     return chart
 
 
@@ -288,13 +273,13 @@ def coverage(
     order = list(dict.fromkeys(row["value"] for row in rows))
     kinds = list(dict.fromkeys(row["label"] for row in rows))
     if label is None:
-        return _bars(rows, "value", order, "rows", "label", {"rows": PALETTE[0]}, title=column)
+        return bars(rows, "value", order, "rows", "label", {"rows": PALETTE[0]}, title=column)
     chart: alt.Chart = (
-        alt.Chart(_data(rows))
+        alt.Chart(data(rows))
         .mark_rect()
         .encode(
-            x=_ordered("x", "label", kinds, label),
-            y=_ordered("y", "value", order, column),
+            x=ordered("x", "label", kinds, label),
+            y=ordered("y", "value", order, column),
             color=alt.Color(
                 "rows:Q",
                 title="rows kept",
@@ -302,59 +287,8 @@ def coverage(
             ),
             tooltip=[alt.Tooltip("value:N"), alt.Tooltip("label:N"), alt.Tooltip("rows:Q", format=",")],
         )
-        .properties(width=_WIDTH, height=_high(order, 20))
+        .properties(width=WIDTH, height=height(order, 20))
     )
-    return chart
-
-
-# What was measured.
-
-MEASURED = """
-    SELECT m.step, m.metric, m.value, m.ci_low, m.ci_high, m.n, m.slice
-    FROM metrics m LEFT JOIN (SELECT step, min(ordinal) AS place FROM steps GROUP BY step) s USING (step)
-    ORDER BY s.place NULLS LAST, m.step, m.slice NULLS FIRST, m.metric
-"""
-"""SQL: the metrics in the order of their steps."""
-
-
-def metrics(run: Run, query: Query | None = None) -> alt.LayerChart:
-    """Return the metrics between -1 and 1 as dots with their intervals, grouped by step.
-
-    Others, such as counts, have no axis in common with them; slices and what is no number are left out.
-    """
-    import altair as alt
-
-    with asked(run, query) as open_query:
-        found = open_query.arrow(
-            f"SELECT * FROM ({MEASURED}) WHERE slice IS NULL AND isfinite(value) AND abs(value) <= 1"
-        ).to_pylist()
-    for row in found:
-        row["name"] = f"{row['step']}.{row['metric']}"
-    order = [row["name"] for row in found]
-    steps = list(dict.fromkeys(row["step"] for row in found))
-    colours = {step: PALETTE[number % len(PALETTE)] for number, step in enumerate(steps)}
-    low = min((row["value"] if row["ci_low"] is None else row["ci_low"] for row in found), default=0)
-    base = alt.Chart(_data(found)).encode(
-        y=_ordered("y", "name", order, None),
-        color=_colour("step", colours, legend=False),
-        tooltip=[
-            alt.Tooltip("name:N", title="metric"),
-            *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("value", "ci_low", "ci_high")),
-            alt.Tooltip("n:Q", format=","),
-        ],
-    )
-    scale = alt.Scale(domain=[min(0, max(-1, low)), 1])
-    whisker = base.transform_filter("isValid(datum.ci_low)").mark_rule(strokeWidth=2)
-    chart: alt.LayerChart = alt.LayerChart(
-        layer=[
-            whisker.encode(
-                x=alt.X("ci_low:Q", title="value", scale=scale, axis=alt.Axis(tickCount=6)), x2="ci_high:Q"
-            ),
-            base.mark_circle(size=70, opacity=1).encode(
-                x=alt.X("value:Q", title="value", scale=scale, axis=alt.Axis(tickCount=6))
-            ),
-        ]
-    ).properties(width=_WIDTH, height=_high(order, 20))
     return chart
 
 
@@ -392,14 +326,14 @@ def mapped(held: Plane, label: str | None) -> alt.Chart:
         colours[rest] = OTHERS
     rows = [{**row, "colour": row["label"] if row["label"] in colours else rest} for row in held.rows]
     plain = alt.Axis(labels=False, ticks=False, domain=False, grid=False)
-    shapes = _used({"kept": "circle", "rejected": "cross", "failed": "triangle-up"}, rows, "what")
+    shapes = needed({"kept": "circle", "rejected": "cross", "failed": "triangle-up"}, rows, "what")
     chart: alt.Chart = (
-        alt.Chart(_data(rows))
+        alt.Chart(data(rows))
         .mark_point(filled=True, opacity=0.75, size=70 if len(rows) <= FEW else 30)
         .encode(
             x=alt.X("x:Q", axis=plain, title=None, scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", axis=plain, title=None, scale=alt.Scale(zero=False)),
-            color=_colour("colour", colours, title=label or "rows"),
+            color=coloured("colour", colours, title=label or "rows"),
             shape=alt.Shape(
                 "what:N",
                 title="verdict",
@@ -414,87 +348,14 @@ def mapped(held: Plane, label: str | None) -> alt.Chart:
                 alt.Tooltip("row_id:N"),
             ],
         )
-        .properties(width=_WIDTH, height=480)
+        .properties(width=WIDTH, height=480)
     )
     return chart
-
-
-# The parts of a chart.
-
-
-def _bars(
-    rows: list[dict[str, Any]],
-    name: str,
-    order: Sequence[str],
-    amount: str,
-    colour: str,
-    colours: dict[str, str],
-    title: str | None = None,
-) -> alt.Chart:
-    """Return horizontal bars, one for each of `order`, stacked in the order of `colours`."""
-    import altair as alt
-
-    places = list(colours)
-    held = [{**row, "place": places.index(row[colour])} for row in rows]
-    used = _used(colours, rows, colour)
-    chart: alt.Chart = (
-        alt.Chart(_data(held))
-        .mark_bar()
-        .encode(
-            x=alt.X(f"{amount}:Q", title=amount, axis=alt.Axis(tickCount=6)),
-            y=_ordered("y", name, order, title),
-            color=_colour(colour, used or colours, legend=len(used) > 1),
-            order=alt.Order("place:Q"),
-            tooltip=[
-                alt.Tooltip(f"{name}:N"),
-                alt.Tooltip(f"{colour}:N", title="what"),
-                alt.Tooltip(f"{amount}:Q", format=",.6~g" if amount == "dollars" else ","),
-            ],
-        )
-        .properties(width=_WIDTH, height=_high(order))
-    )
-    return chart
-
-
-def _ordered(axis: Literal["x", "y"], name: str, order: Sequence[str], title: str | None) -> Any:
-    """Return an axis of names in this order."""
-    import altair as alt
-
-    # By the scale's domain: Vega-Lite makes an expression of a list to sort by, and no data may be in one.
-
-    kind, angle = (alt.X, -40) if axis == "x" else (alt.Y, 0)
-    scale = alt.Scale(domain=list(order))
-    return kind(f"{name}:N", sort=None, title=title, scale=scale, axis=alt.Axis(labelAngle=angle))
-
-
-def _colour(field: str, colours: dict[str, str], title: str | None = None, legend: bool = True) -> alt.Color:
-    import altair as alt
-
-    return alt.Color(
-        f"{field}:N",
-        scale=alt.Scale(domain=list(colours), range=list(colours.values())),
-        legend=alt.Legend(title=title) if legend else None,
-    )
-
-
-def _used(colours: dict[str, str], rows: Sequence[dict[str, Any]], name: str) -> dict[str, str]:
-    there = {row[name] for row in rows}
-    return {key: colour for key, colour in colours.items() if key in there}
 
 
 def _but(left: str) -> dict[str, str]:
     return {what: colour for what, colour in VERDICTS.items() if what != left}
 
 
-def _high(order: Sequence[Any], step: int = _STEP) -> int:
-    return max(1, len(order)) * step
-
-
 def _shown(name: str) -> str:
     return f"coalesce(CAST({name} AS VARCHAR), '(none)')"
-
-
-def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
-    import altair as alt
-
-    return alt.InlineData(values=rows)

@@ -44,7 +44,7 @@ def labels(asked: Asked) -> Section | None:
         return None
     meanings = _task(asked.run).get("labels") or {}
     unheld = [one for one in meanings if one not in counts] if isinstance(meanings, dict) else []
-    said = f"{len(counts):,} values of the column {asked.label}."
+    said = f"{len(counts):,} value{'s' if len(counts) != 1 else ''} of the column {asked.label}."
     if unheld:
         said += f" Of the task's labels these have no row: {', '.join(map(str, unheld))}."
     chart = figure.labels(asked.run, asked.label, asked.query)

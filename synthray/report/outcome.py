@@ -5,9 +5,14 @@ A section for which the run has nothing is None.
 
 from __future__ import annotations
 
-from synthray import figure
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from synthray import figure, measured
 from synthray.report.history import histories
-from synthray.report.section import Asked, Figure, Section, Table
+from synthray.report.section import LINES, Asked, Figure, Row, Section, Table
 
 EXAMPLES = 3
 """For each reason."""
@@ -109,28 +114,80 @@ def failures(asked: Asked) -> Section | None:
 
 
 def metrics(asked: Asked) -> Section | None:
-    """Return the metrics with their intervals."""
-    rows = asked.arrow(figure.MEASURED)
+    """Return the metrics with their intervals, step by step."""
+    rows = asked.arrow(measured.MEASURED)
     if not rows:
         return None
-    names = ("step", "metric", "value", "ci_low=low", "ci_high=high", "n")
+    names = ("metric", "value", "ci_low=low", "ci_high=high", "n")
     whole = [row for row in rows if row["slice"] is None]
-    parts = [row for row in rows if row["slice"] is not None]
-    tables = [Table.of(whole, *names)]
-    if parts:
-        tables.append(
-            Table.of(parts, "step", "metric", "slice", *names[2:], title="By slice", fold=True).cut(
-                "synthray sql"
-            )
+    tables = [Table.of(whole, "step", *names)]
+    place = {row["step"]: at for at, row in enumerate(asked.arrow("SELECT step FROM steps ORDER BY ordinal"))}
+    steps = list(dict.fromkeys(row["step"] for row in rows))
+    for step in steps:
+        if parts := [row for row in rows if row["step"] == step and row["slice"] is not None]:
+            parts.sort(key=lambda row: (row["metric"], _natural(row["slice"], place)))
+            shown = _fair(parts)
+            rest = len(parts) - len(shown)
+            note = f"{rest:,} more lines are left out; synthray sql has all." if rest else ""
+            title = f"{step}, by slice"
+            tables.append(Table.of(shown, "metric", "slice", *names[1:], note=note, title=title, fold=True))
+    shares = [row for row in whole if measured.is_share(row["metric"], row["value"])]
+    figures = [
+        Figure(
+            f"metrics-{number}",
+            measured.metrics(asked.run, step, asked.query),
+            f"Shares that {step} measured, with their intervals and floors",
+            step,
         )
-    figures = []
-    if any(row["value"] is not None and abs(row["value"]) <= 1 for row in whole):
-        chart = figure.metrics(asked.run, asked.query)
-        figures.append(Figure("metrics", chart, "Metrics between -1 and 1, with their intervals"))
-    said = "Dots are values, lines their intervals where one was measured."
-    if any(row["value"] is None or not abs(row["value"]) <= 1 for row in whole):
+        for number, step in enumerate(steps)
+        if any(row["step"] == step for row in shares)
+    ]
+    said = "Dots are values, lines their intervals where one was measured"
+    said += (
+        ", grey ticks the floor: what real data have where generated ones have the value."
+        if any(row["metric"].endswith(measured.FLOOR) for row in shares)
+        else "."
+    )
+    if len(shares) < len(whole):
         said += " What is no share, or no number, is in the table alone."
-    return Section("metrics", "What was measured", said, figures, tables)
+    return Section("metrics", "What was measured", said, [*figures, *_of_slices(asked, rows)], tables)
+
+
+def _of_slices(asked: Asked, rows: Sequence[Row]) -> list[Figure]:
+    """Return the figures of what the stages bought and of accuracy by size, where either was measured."""
+    found = []
+    there = [row for row in rows if row["slice"] is not None and math.isfinite(row["value"] or 0)]
+    if any(row["metric"] in measured.BOUGHT and row["slice"].startswith("stage=") for row in there):
+        chart = measured.bought(asked.run, asked.query)
+        title = "What each stage of curation bought"
+        found.append(Figure("bought", chart, f"{title} of accuracy, with intervals", title))
+    if any(row["metric"] == "accuracy" and row["slice"].startswith("size=") for row in there):
+        chart = measured.sizes(asked.run, asked.query)
+        title = "Accuracy by the rows learned from"
+        found.append(Figure("sizes", chart, f"{title}, with intervals", title))
+    return found
+
+
+def _natural(named: str, place: Mapping[str, int]) -> tuple[Any, ...]:
+    """Return what orders slices: stages as they follow each other, numbers by value, the rest by name."""
+    kind, _, value = named.partition("=")
+    number = int(value) if value.isdecimal() else 0
+    return (kind, place.get(value, len(place)) if kind == "stage" else 0, number, named)
+
+
+def _fair(rows: list[Row]) -> list[Row]:
+    """Return at most about LINES rows: as many of each metric as leave room for the others."""
+    counts = Counter(row["metric"] for row in rows)
+    each = LINES
+    while each > 1 and sum(min(count, each) for count in counts.values()) > LINES:
+        each -= 1
+    shown: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        shown[row["metric"]] += 1
+        if shown[row["metric"]] <= each:
+            found.append(row)
+    return found
 
 
 def lineage(asked: Asked) -> Section | None:

@@ -11,9 +11,12 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from synthray.errors import InputError
 from synthray.plane import POINTS
@@ -35,6 +38,7 @@ LONGEST = 4000
 """Characters of a value in the history of a row."""
 NOTHING = "\N{EN DASH}"
 _LISTED = 20
+_NAME = 200
 
 
 def write(
@@ -166,7 +170,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": _cell, "hash": _hash, "value": _value, "merged": _merged}
+    environment.filters |= {"cell": _cell, "named": _named, "hash": _hash, "value": _value, "merged": _merged}
     environment.globals["anchor"] = _anchor
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
@@ -204,6 +208,11 @@ def _cell(value: Any) -> str:
         return NOTHING if value != value else f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
     text = str(value)
     return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} …"
+
+
+def _named(text: str) -> Markup:
+    """Return a text that may go to the next line after each dot and _, as long names must on a phone."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=[^\W\d])", text) if len(text) <= _NAME else [text])
 
 
 def _value(value: Any) -> str:

@@ -85,11 +85,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart and, for those who cannot see it, what it shows."""
+    """A chart, for those who cannot see it what it shows, and a title where its section has several."""
 
     name: str
     chart: alt.Chart | alt.LayerChart
     says: str
+    title: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,13 @@ def test_labels_are_counted_and_those_of_the_task_without_a_row_named(asked: Ask
     assert again is not None and "no row: Health." in again.intro
 
 
+def test_one_label_is_one_value(tmp_path: Path) -> None:
+    run = reported.bare(tmp_path / "run", [{"text": "one", "label": "a"}])
+    with run.query() as query:
+        section = contents.labels(Asked.of(run, query, None, None, ()))
+    assert section is not None and section.intro == "1 value of the column label."
+
+
 def test_lengths_are_told_whole_and_by_label(asked: Asked) -> None:
     section = contents.lengths(asked)
     assert section is not None

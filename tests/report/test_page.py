@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import reported
 
+from synthray.chart import NO_WIDTH
 from synthray.errors import InputError, RunError
 from synthray.report import page as report
 from synthray.run import FORMAT, Run
@@ -303,6 +304,50 @@ def test_in_a_browser_hostile_data_run_nothing_and_ask_for_nothing(
     assert held.values["strangers"] == 0
     assert (held.dialogs, held.said) == ([], [])
     assert held.requests == [hostile_page.as_uri()]
+
+
+NAMES = ("__proto__", "constructor", "toString", "hasOwnProperty", "plain")
+ODD_ASK = {
+    "broken": "document.documentElement.dataset.broken",
+    "drawn": "Number(document.documentElement.dataset.drawn)",
+    "figures": "Object.keys(JSON.parse(document.getElementById('figures').textContent)).length",
+    "said": "document.querySelector('#figure-labels').textContent",
+}
+
+
+@needs_chromium
+def test_names_of_javascript_are_labels_like_others_and_a_broken_figure_is_told(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"text {number} about {name}", "label": name, "tone": NAMES[(at + number) % 5]}
+        for at, name in enumerate(NAMES)
+        for number in range(12)
+    ]
+    made = reported.bare(tmp_path / "run", rows)
+    good = report.write(made.root)
+    # What the page would be without `chart.safe`: Vega breaks on it while it draws, and only logs so.
+    bad = tmp_path / "bad.html"
+    bad.write_text(good.read_text(encoding="utf-8").replace(NO_WIDTH, ""), encoding="utf-8")
+
+    async def sitting() -> list[chromium.Seen]:
+        async with chromium.browser() as address:
+            return [await chromium.visit(address, path, ask=ODD_ASK) for path in (good, bad)]
+
+    whole, broken = asyncio.run(sitting())
+    assert whole.values["broken"] is None
+    assert whole.values["drawn"] == whole.values["figures"] >= 4
+    assert (whole.values["said"], whole.said) == ("", [])
+    assert broken.values["said"].startswith("This figure cannot be drawn: ")
+    assert broken.values["broken"]
+
+
+def test_a_refused_gate_is_told_once_and_long_names_may_break(tmp_path: Path) -> None:
+    refused = [{"condition": "a.b_c.value > 1", "passed": False, "found": "a.b_c.value = 0.5"}]
+    run = reported.bare(
+        tmp_path / "a", [{"text": "one"}], gate=refused, state="refused", error="refused: all"
+    )
+    text = report.html(run)
+    assert "refused: all" not in text
+    assert "a.<wbr>b_<wbr>c.<wbr>value &gt; 1" in text
 
 
 # How a browser shows it.
