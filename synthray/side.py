@@ -12,15 +12,15 @@ import pyarrow as pa
 from synthray import ancestry
 from synthray.column import filled, is_text
 from synthray.errors import InputError, SourceError, near
+from synthray.evaluate.diversity import WORD
 from synthray.features import Features
 from synthray.lineage import RESERVED, content_ids, digest
 from synthray.query import Query
 from synthray.run import Run
-from synthray.spelling import identifier
+from synthray.spelling import identifier, quoted
 from synthray.table import Table
 
-_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-WORDS = rf"regexp_extract_all(lower(text), '[{_ALONE}]|(?:[^\PL{_ALONE}]|[\pM\pN])+')"
+WORDS = f"regexp_extract_all(lower(text), {quoted(WORD)})"
 """SQL for the words of a text: those of metrics/diversity.sql."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import gzip
-import hashlib
 import json
 import math
 import os
@@ -19,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from measuring import OPERATOR, Found, by_name, drawn, measured, refused, rows, whole
 
 from synthray.errors import InputError, RunFailed, SynthrayError
 from synthray.evaluate.diversity import WORD, Diversity
 from synthray.features import Features
-from synthray.gate import decide
-from synthray.metric import METRICS
 from synthray.operator import Context
 from synthray.pipeline import Pipeline, Step
 from synthray.query import SQL
@@ -34,49 +32,6 @@ from synthray.statistic.bleu import self_bleu
 from synthray.statistic.dispersion import distances, novel_sum
 from synthray.statistic.moment import Moments
 from synthray.table import Table
-
-OPERATOR = Diversity(text="text")
-Found = dict[tuple[str, str | None], tuple[float, int]]
-
-
-def rows(texts: Sequence[str | None], **columns: Any) -> pa.Table:
-    ids = [hashlib.md5(f"{number}".encode()).hexdigest() for number in range(len(texts))]
-    return pa.table({"row_id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string()), **columns})
-
-
-def by_name(measured: Sequence[Mapping[str, Any]]) -> Found:
-    assert all(row["ci_low"] is None and row["ci_high"] is None for row in measured)
-    found = {(row["metric"], row["slice"]): (row["value"], row["n"]) for row in measured}
-    assert len(found) == len(measured), "a metric is named once for each slice"
-    return found
-
-
-def measured(table: pa.Table | Sequence[str | None], operator: Diversity = OPERATOR) -> Found:
-    return by_name(operator(table if isinstance(table, pa.Table) else rows(table)).to_pylist())
-
-
-def whole(found: Found) -> dict[str, tuple[float, int]]:
-    return {metric: value for (metric, name), value in found.items() if name is None}
-
-
-def refused(table: pa.Table, operator: Diversity = OPERATOR) -> set[str]:
-    """Return the metrics that the default conditions refuse rows by."""
-    held = operator(table).to_pylist()
-    metrics = pa.Table.from_pylist([{**row, "step": "diversity"} for row in held], schema=METRICS)
-    said = re.compile(r"\b([a-z_]+)\.(value|n)\b")
-    conditions = [said.sub(r"diversity.\1.\2", condition) for condition in operator.gate()]
-    return {said.findall(one.condition)[0][0] for one in decide(conditions, metrics) if not one.passed}
-
-
-def drawn(seed: int, count: int, vocabulary: int = 30) -> list[str]:
-    generator = random.Random(seed)
-    return [
-        " ".join(f"w{int(generator.expovariate(1 / vocabulary))}" for _ in range(generator.randint(3, 25)))
-        for _ in range(count)
-    ]
-
-
-# Texts.
 
 
 def test_words_are_counted_as_by_hand() -> None:
@@ -523,13 +478,11 @@ SETS = {
 
 
 def real(name: str) -> list[str]:
-    folder = os.environ.get("SYNTHRAY_DATA")
-    if not folder:
-        pytest.skip("SYNTHRAY_DATA names no folder of real data sets")
-    texts = pq.read_table(Path(folder) / f"{name}.parquet")[SETS[name]].drop_null().to_pylist()
-    return random.Random(3).sample(texts, 1500)
+    held = pq.read_table(Path(os.environ["SYNTHRAY_DATA"]) / f"{name}.parquet")
+    return random.Random(3).sample(held[SETS[name]].drop_null().to_pylist(), 1500)
 
 
+@pytest.mark.skipif(not os.environ.get("SYNTHRAY_DATA"), reason="SYNTHRAY_DATA names no folder of real data")
 @pytest.mark.parametrize("name", SETS)
 def test_the_default_gate_lets_sound_texts_pass_and_refuses_broken_ones(name: str) -> None:
     texts, chosen = real(name), random.Random(1)
