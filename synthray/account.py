@@ -21,7 +21,7 @@ def account(query: Query, operator: Operator, rows_in: int) -> StepCount:
 
     Raises a ConservationError when it lost or made rows that it may not. Leaves the relation CHILDLESS.
     """
-    require_unique(query, "kept_rows", operator.step)
+    require_unique(query, "kept_rows", operator.origin)
     named = "parents" in query.schema("SELECT * FROM kept_rows").names
     parents = "UNION ALL SELECT unnest(parents) FROM kept_rows" if named else ""
     query.view(
@@ -37,7 +37,7 @@ def account(query: Query, operator: Operator, rows_in: int) -> StepCount:
         return int(query.value(f"SELECT count(*) FROM {name}"))
 
     made, childless = size("made"), size(CHILDLESS)
-    step, makes = operator.step, operator.makes()
+    step, makes = operator.origin, operator.makes()
     if makes == "columns" and (made or childless):
         example = query.rows(f"SELECT row_id FROM {'made' if made else CHILDLESS} LIMIT 1")[0][0]
         raise ConservationError(

@@ -103,7 +103,7 @@ def checked(operator: Operator, table: pa.Table) -> pa.Table:
         kind = IDENTITY[name]
         out = out.set_column(out.schema.get_field_index(name), pa.field(name, kind), out[name].cast(kind))
     if "failed" in out.column_names:
-        steps = pa.array([operator.step] * len(out), pa.string())
+        steps = pa.array([operator.origin] * len(out), pa.string())
         out = out.set_column(
             out.schema.get_field_index("failed"), pa.field("failed", FAILED), out["failed"].cast(FAILED)
         )

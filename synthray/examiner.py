@@ -125,7 +125,7 @@ class Examiner(Operator):
     @property
     def asker(self) -> Asker:
         """What asks."""
-        return Asker(self.context, self.step, reasks=self.reasks)
+        return Asker(self.context, self.origin, reasks=self.reasks)
 
     def questions(self, row: Mapping[str, Any]) -> list[Question]:
         """Return what a row is asked."""

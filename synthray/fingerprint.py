@@ -37,8 +37,9 @@ def operator_parts(operator: Operator, when: str | None, digests: Mapping[str, s
         [_file_digest(path) for path in operator.files()],
         _of(named, digests),
         context.language.identity() if operator.uses_model and context.language else None,
+        {name: language.identity() for name, language in context.models.items()},
         ordered(vars(context.task)),
-        (operator.step, context.prefix, context.seed, when),
+        (operator.origin, context.prefix, context.seed, when),
     ]
 
 

@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -40,19 +40,32 @@ Makes = Literal["columns", "rows", "children", "nothing"]
 
 @dataclass(frozen=True)
 class Context:
-    """What the run gives an operator beside its settings; every field has a use without a run."""
+    """What the run gives an operator beside its settings; every field has a use without a run.
+
+    `language` answers and `limiter` is its limiter; `models` are those that the operator names itself, with
+    their `limiters`. `round` counts from 1 in the steps of a `repeat`. `held_out` are the tables that the
+    recipe evaluates against: their rows never enter a prompt.
+    """
 
     step: str = ""
     prefix: str = ""
     seed: int = 0
     task: Task = field(default_factory=Task)
     language: Language | None = None
+    models: Mapping[str, Language] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
     calls: str | None = None
     reviews: str | None = None
     limiter: str | None = None
+    limiters: Mapping[str, str] = field(default_factory=dict)
     retry: int = 0
+    round: int = 0
+    held_out: tuple[str, ...] = ()
+
+    def of(self, model: str) -> Context:
+        """Return the context with one of `models` as the language that answers."""
+        return replace(self, language=self.models[model], limiter=self.limiters.get(model))
 
 
 @dataclass(frozen=True)
@@ -75,9 +88,24 @@ class Operator:
         return ()
 
     @property
+    def model_names(self) -> tuple[str, ...]:
+        """The models of `models:` that the operator asks beside the step's own."""
+        return ()
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The named tables that the operator evaluates against: their rows must never enter a prompt."""
+        return ()
+
+    @property
     def step(self) -> str:
-        """The step's name; outside a recipe the name of the operator's file."""
+        """The step's name; outside a recipe the name of the operator's file. Columns are named after it."""
         return self.context.step or type(self).__module__.rpartition(".")[2]
+
+    @property
+    def origin(self) -> str:
+        """The step's name with the round that it is in, for what differs between rounds: ids and draws."""
+        return f"{self.step}@{self.context.round}" if self.context.round else self.step
 
     def adds(self) -> Mapping[str, pa.DataType]:
         """Return the columns that the operator adds, with their types, before any prefix."""

@@ -138,12 +138,20 @@ class Pipeline:
                 f"{where(step)}: no model {step.model!r} under models:{near(step.model, self.models)}"
             )
         language = self.models[step.model] if step.model else self.model
+        for other in step.work.model_names:
+            if other not in self.models:
+                raise RecipeError(
+                    f"{where(step)}: no model {other!r} under models:{near(other, self.models)}"
+                )
+        operators = [one.work for one in steps if isinstance(one.work, Operator)]
         context = Context(
             step=name,
             prefix=f"{name}_" if twice and step.name and not names_its_own else "",
             seed=self.seed,
             task=self.task,
             language=language if step.work.uses_model else None,
+            models={other: self.models[other] for other in step.work.model_names},
+            held_out=tuple(dict.fromkeys(table for one in operators for table in one.held_out)),
             tables={key: table for key, table in self.tables.items() if isinstance(table, Table)},
         )
         return replace(step.work, context=context)
@@ -236,8 +244,9 @@ class Pipeline:
         if operator.uses_model:
             if operator.context.language is None:
                 raise RecipeError("needs a model; add `model: {language: embedded}` to the recipe")
-            operator.context.language.check()
-            operator.context.language.check_limits()
+            for language in (operator.context.language, *operator.context.models.values()):
+                language.check()
+                language.check_limits()
 
     def _check_statement(
         self, step: Step, statement: Statement, schema: pa.Schema, schemas: Mapping[str, pa.Schema]

@@ -43,8 +43,8 @@ class Pool:
     rows: int
     blocks: int | None
     held: list[Any] = field(default_factory=list)
-    """The limiter of the stage: it ends when nobody holds it. Each stage has one of its own, since what was
-    spent and sent between them, by other models' names too, stands in the calls."""
+    """The limiters of the stage, one a model: they end when nobody holds them. Each stage has its own, since
+    what was spent and sent between them, by other models' names too, stands in the calls."""
 
     def map(
         self, dataset: Dataset, operator: Operator, function: Callable[[Operator], Callable[..., Any]]
@@ -52,12 +52,21 @@ class Pool:
         """Return the dataset that `function` of the operator makes of each block."""
         import ray.data
 
-        language, workers = self._fitted(operator)
-        name = ""  # one process alone limits itself
-        if workers > 1:
-            name = f"limiter-{uuid.uuid4().hex}"
-            self.held.append(share(name, language, str(self.calls), workers))
-        operator = replace(operator, context=replace(operator.context, language=language, limiter=name))
+        cores, nodes = cluster.cores(), cluster.nodes()
+        context = operator.context
+        assert context.language is not None, f"{operator.step} has no model"
+        language = context.language.on(cores)
+        models = {name: held.on(cores) for name, held in context.models.items()}
+        most = max(1, self.rows // _ROWS_PER_WORKER)
+        workers = min(most, max(held.workers(nodes, cores) for held in (language, *models.values())))
+        limiter = self._limiter(language, workers)
+        # Two names of one model share its limits.
+        limiters = {
+            name: limiter if held == language else self._limiter(held, workers)
+            for name, held in models.items()
+        }
+        context = replace(context, language=language, limiter=limiter, models=models, limiters=limiters)
+        operator = replace(operator, context=context)
         if not self.blocks:
             rows = min(_MOST_ROWS, max(_LEAST_ROWS, -(-self.rows // (workers * _BLOCKS))))
             dataset = dataset.repartition(target_num_rows_per_block=rows)
@@ -77,9 +86,10 @@ class Pool:
             ),
         )
 
-    def _fitted(self, operator: Operator) -> tuple[Language, int]:
-        """Return the model as it is on this cluster, and how many processes ask it."""
-        assert operator.context.language is not None, f"{operator.step} has no model"
-        cores, nodes = cluster.cores(), cluster.nodes()
-        language = operator.context.language.on(cores)
-        return language, min(language.workers(nodes, cores), max(1, self.rows // _ROWS_PER_WORKER))
+    def _limiter(self, language: Language, workers: int) -> str:
+        """Return the name of a new limiter of a model; one process alone limits itself and needs none."""
+        if workers == 1:
+            return ""
+        name = f"limiter-{uuid.uuid4().hex}"
+        self.held.append(share(name, language, str(self.calls), workers))
+        return name

@@ -272,13 +272,13 @@ class Stage:
 
     def operate(self, operator: Operator, when: str | None) -> StageRecord:
         """Run an operator over the rows that `when` is true for; the others pass by with nulls."""
-        self._step, self._operator, self._when = operator.step, operator, when
+        self._step, self._operator, self._when = operator.origin, operator, when
         if self.before and when:
             self._select(when)
         rows = self._rows = self._rows_of(operator)
         if operator.uses_model:
             self._compact()  # what a run that was killed has left
-        with self.progress.stage(operator.step, rows, calls=operator.uses_model):
+        with self.progress.stage(operator.origin, rows, calls=operator.uses_model):
             works = rows or operator.makes() in ("rows", "nothing")
             dataset = operator.apply(self) if works else None
             if dataset is not None:

@@ -272,7 +272,7 @@ class Relabel(Operator):
     @property
     def asker(self) -> Asker:
         """What asks."""
-        return Asker(self.context, self.step, self.votes * len(self._types), self.reasks)
+        return Asker(self.context, self.origin, self.votes * len(self._types), self.reasks)
 
     def questions(self, row: Mapping[str, Any]) -> list[Question]:
         """Return what a row is asked: each prompt once, then each again, so that more votes repay none."""

@@ -172,7 +172,7 @@ class Judge(Examiner):
     @property
     def asker(self) -> Asker:
         """What asks: each vote, of a comparison in both orders."""
-        return Asker(self.context, self.step, self._kind.questions, self.reasks if self.says is None else 0)
+        return Asker(self.context, self.origin, self._kind.questions, self.reasks if self.says is None else 0)
 
     def questions(self, row: Mapping[str, Any]) -> list[Question]:
         """Return what a row is asked: for each vote one question, or one in each order."""

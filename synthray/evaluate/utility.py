@@ -106,6 +106,11 @@ class Utility(Measure):
         """The test table, and that of real rows."""
         return (self.test, *([self.real] if self.real else []))
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The test table."""
+        return (self.test,)
+
     def metrics(self) -> tuple[str, ...]:
         """Return the names of what is measured, slices left out."""
         own = ("balanced_accuracy", "chance", "gain_over_majority", "f1", "train_rows", *_OF_LABELS)

@@ -119,7 +119,7 @@ class Prompt(Operator):
     @property
     def asker(self) -> Asker:
         """What asks."""
-        return Asker(self.context, self.step, self.n, self.reasks, self.together)
+        return Asker(self.context, self.origin, self.n, self.reasks, self.together)
 
     def questions(self, row: Mapping[str, Any]) -> list[Question]:
         """Return what a row is asked, n times the same."""
@@ -169,7 +169,7 @@ class Prompt(Operator):
 
     def _children(self, table: pa.Table) -> pa.Table:
         parents = [parent for parent in table["row_id"].to_pylist() for _ in range(self.n)]
-        ids = [child_id(parent, self.step, place % self.n) for place, parent in enumerate(parents)]
+        ids = [child_id(parent, self.origin, place % self.n) for place, parent in enumerate(parents)]
         table = table.take(pa.array([row for row in range(len(table)) for _ in range(self.n)], pa.int64()))
         for name, values in (("row_id", ids), ("parent_id", parents)):
             place = table.schema.get_field_index(name)

@@ -81,8 +81,12 @@ class Conditions(Operator):
             for name, provider in providers.items():
                 values[name], cycles[name] = provider.draw(index, values, cycles)
                 drawn[name].append(values[name])
-        ids = [condition_id(self.step, self.context.seed, index) for index in indices]
-        columns = [pa.array(ids), pa.nulls(len(ids), pa.string()), pa.array([0] * len(ids), pa.int32())]
+        ids = [condition_id(self.origin, self.context.seed, index) for index in indices]
+        columns = [
+            pa.array(ids),
+            pa.nulls(len(ids), pa.string()),
+            pa.array([self.context.round] * len(ids), pa.int32()),
+        ]
         kinds = self.adds()
         columns += [pa.array(drawn[name], kinds[name]) for name in drawn]
         return pa.table(columns, schema=self.schema(pa.schema([])))
@@ -146,7 +150,7 @@ def _shuffled(salt: tuple[str, int], name: str, key: Any, cycle: int, size: int)
 
 
 def _provider(operator: Conditions, name: str, spec: Any, earlier: Mapping[str, Provider]) -> Provider:
-    salt = (operator.step, operator.context.seed)
+    salt = (operator.origin, operator.context.seed)
     if spec == "task.labels":
         if not operator.context.task.labels:
             raise InputError("the recipe's task has no labels")
@@ -178,7 +182,7 @@ def _provider(operator: Conditions, name: str, spec: Any, earlier: Mapping[str, 
 def _from_table(
     operator: Conditions, name: str, spec: Mapping[str, str], earlier: Mapping[str, Provider]
 ) -> Provider:
-    salt = (operator.step, operator.context.seed)
+    salt = (operator.origin, operator.context.seed)
     by, source = spec.get("by"), spec["from"]
     if by and by not in earlier:
         raise InputError(f"by: {by!r} must be a column above it{near(by, earlier)}")
