@@ -24,11 +24,12 @@ from synthray.curate.label_issue import LabelIssue
 from synthray.evaluate.utility import Utility
 from synthray.model.student import Student
 from synthray.operator import Context
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.source.table import Table as Rows
 from synthray.statement import Where
 from synthray.statistic.control import over_chance
 from synthray.statistic.paired import Resamples
+from synthray.step import Step
 from synthray.table import Table
 
 Numbers = np.ndarray[Any, np.dtype[Any]]

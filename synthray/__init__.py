@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from synthray.errors import GateRefused, InputError, RunFailed, SynthrayError
     from synthray.operator import Context, Measure, Operator
-    from synthray.pipeline import Pipeline, Step
+    from synthray.pipeline import Pipeline
     from synthray.recipe import load
+    from synthray.repeat import Repeat
     from synthray.run import Run
     from synthray.statement import Derive, Select, Union, Where
+    from synthray.step import Step
     from synthray.table import Table
     from synthray.task import Task
 
@@ -27,10 +29,11 @@ _PUBLIC = {
     "Measure": "operator",
     "Operator": "operator",
     "Pipeline": "pipeline",
+    "Repeat": "repeat",
     "Run": "run",
     "RunFailed": "errors",
     "Select": "statement",
-    "Step": "pipeline",
+    "Step": "step",
     "SynthrayError": "errors",
     "Table": "table",
     "Task": "task",
@@ -47,6 +50,7 @@ __all__ = [
     "Measure",
     "Operator",
     "Pipeline",
+    "Repeat",
     "Run",
     "RunFailed",
     "Select",

@@ -82,7 +82,7 @@ def uniform(*parts: Any) -> float:
     return int(digest(*parts)[:13], 16) / 16**13
 
 
-def content_ids(relation: str, columns: list[str], step: str = "") -> str:
+def content_ids(relation: str, columns: list[str], step: str = "", number: int = 0) -> str:
     """Return SQL that gives the rows of `relation` the reserved columns, ids from content and occurrence.
 
     Rows that bring a `row_id` keep it, so an exported dataset goes on with its lineage. A `step` that adds
@@ -99,7 +99,7 @@ def content_ids(relation: str, columns: list[str], step: str = "") -> str:
     origin = "'" + f"{step}#".replace("'", "''") + "' || " if step else ""
     return (
         f"SELECT md5({origin}_content || '#' || row_number() OVER (PARTITION BY _content))[:24] AS row_id, "
-        "CAST(NULL AS VARCHAR) AS parent_id, CAST(0 AS INTEGER) AS round, * EXCLUDE (_content) "
+        f"CAST(NULL AS VARCHAR) AS parent_id, CAST({number} AS INTEGER) AS round, * EXCLUDE (_content) "
         f"FROM (SELECT {own}, CAST(to_json(struct_pack({_packed(columns)})) AS VARCHAR) AS _content "
         f"FROM ({relation}))"
     )

@@ -115,6 +115,11 @@ class Operator:
         """Return what comes out; see Makes."""
         return "columns"
 
+    def row_count(self) -> int | None:
+        """Return how many rows a source makes at most; None where its settings do not say."""
+        rows = getattr(self, "rows", None)
+        return rows if isinstance(rows, int) else None
+
     def metrics(self) -> tuple[str, ...]:
         """Return the names of what is measured, so that a gate's misspelt one is found before the run."""
         return ()

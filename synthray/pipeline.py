@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,20 +13,20 @@ from synthray.errors import (
     InputError,
     RecipeError,
     SynthrayError,
-    TooManyFailed,
     near,
 )
-from synthray.fingerprint import operator_parts, statement_parts
-from synthray.gate import Check, asked_for, check_conditions, decide
-from synthray.lineage import digest
+from synthray.gate import asked_for, check_conditions, decide
+from synthray.lineage import IDENTITY, uniform
 from synthray.operator import Context, Operator
 from synthray.progress import Progress
 from synthray.query import Query
-from synthray.run import FORMAT, RELATIONS, Run, StageRecord, versions
-from synthray.stage import Stage
-from synthray.statement import NOT_IN_RESULT, Select, Statement, Union, Where, one_case, require_table
+from synthray.repeat import ABOUT, METRICS, Repeat
+from synthray.run import FORMAT, RELATIONS, Run, versions
+from synthray.statement import Select, Statement, Union, Where, one_case, require_table
+from synthray.step import Checked, Step, told, where
 from synthray.table import Table
 from synthray.task import Task
+from synthray.work import Work
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,41 +35,9 @@ if TYPE_CHECKING:
 
 
 _STATES = {GateRefused: "refused", BudgetSpent: "budget spent"}
-_FIRST = "the first step must make rows: source.conditions or source.table"
-
-
-@dataclass(frozen=True)
-class Step:
-    """An operator or statement, named; `when` and `model` as in a recipe, `line` where the recipe has it."""
-
-    work: Operator | Statement
-    name: str = ""
-    when: str | None = None
-    model: str | None = None
-    line: int | None = None
-
-    def default_name(self) -> str:
-        """Return the name of a step that was given none."""
-        if isinstance(self.work, Operator):
-            return type(self.work).__module__.rpartition(".")[2]
-        reason = self.work.reason if isinstance(self.work, Where | Select) else ""
-        if reason and reason != NOT_IN_RESULT:
-            return f"{self.work.kind}_" + re.sub(r"\W+", "_", reason)
-        return self.work.kind
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A step that is known to fit: settled, with the rows' schemas before and after it."""
-
-    step: Step
-    before: pa.Schema
-    after: pa.Schema
-
-    @property
-    def name(self) -> str:
-        """The step's name."""
-        return self.step.name
+_FIRST = "the first step must make rows: source.conditions, source.table or source.documents"
+_SETTLES = 8
+"""After so many rounds of checking the columns of a loop's pool must stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +48,12 @@ class Pipeline:
     named languages beside `model`, `gate` are SQL conditions over the metrics (`default`: those of the
     operators). A stage in which more than `max_failed` of the rows fail ends the run. `blocks` is into how
     many parts rows are cut, and changes no result. `recipe` is what the run directory keeps of where it came
-    from; `prefix` begins the names of the steps of a table's own pipeline, whose rows and draws are not those
-    of the recipe's steps.
+    from. Of those within it: `prefix` begins the names of the steps of a table's own pipeline, whose rows and
+    draws are not those of the recipe's steps, `round` counts in a loop, `held_out` are the tables that the
+    recipe evaluates against.
     """
 
-    steps: Sequence[Operator | Statement | Step]
+    steps: Sequence[Operator | Statement | Repeat | Step]
     name: str = "pipeline"
     seed: int = 0
     task: Task = field(default_factory=Task)
@@ -98,6 +65,8 @@ class Pipeline:
     blocks: int | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
+    round: int = 0
+    held_out: tuple[str, ...] = ()
 
     # What the steps are.
 
@@ -128,9 +97,12 @@ class Pipeline:
             number += 1
         return name
 
-    def _bound(self, step: Step, name: str, steps: list[Step]) -> Operator | Statement:
+    def _bound(self, step: Step, name: str, steps: list[Step]) -> Operator | Statement | Repeat:
+        if isinstance(step.work, Repeat):
+            return replace(step.work, step=name)
         if isinstance(step.work, Statement):
-            return replace(step.work, step=name, when=step.when or step.work.when)
+            origin = f"{name}@{self.round}" if self.round else name
+            return replace(step.work, step=origin, round=self.round, when=step.when or step.work.when)
         twice = sum(type(other.work) is type(step.work) for other in steps) > 1
         names_its_own = any(item.name == "writes" for item in fields(step.work))
         if step.model and step.model not in self.models:
@@ -143,7 +115,6 @@ class Pipeline:
                 raise RecipeError(
                     f"{where(step)}: no model {other!r} under models:{near(other, self.models)}"
                 )
-        operators = [one.work for one in steps if isinstance(one.work, Operator)]
         context = Context(
             step=name,
             prefix=f"{name}_" if twice and step.name and not names_its_own else "",
@@ -151,14 +122,34 @@ class Pipeline:
             task=self.task,
             language=language if step.work.uses_model else None,
             models={other: self.models[other] for other in step.work.model_names},
-            held_out=tuple(dict.fromkeys(table for one in operators for table in one.held_out)),
+            round=self.round,
+            held_out=self._held_out(),
             tables={key: table for key, table in self.tables.items() if isinstance(table, Table)},
         )
         return replace(step.work, context=context)
 
-    def of(self, table: str) -> Pipeline:
-        """Return the pipeline of a named table, its steps named after it."""
-        return replace(self, prefix=f"{table}_")
+    def of(self, table: str, outer: Pipeline) -> Pipeline:
+        """Return the pipeline of a named table of `outer`, its steps named after it."""
+        return replace(
+            self, prefix=f"{table}_", seed=outer.seed, round=outer.round, held_out=outer._held_out()
+        )
+
+    def inside(self, step: Step, number: int) -> Pipeline:
+        """Return the pipeline of a round of the loop `step`: draws of its own, the loop's tables beside."""
+        assert isinstance(step.work, Repeat)
+        return replace(
+            self,
+            steps=step.work.steps,
+            seed=int(uniform("round", self.seed, step.name, number) * 2**31),
+            tables={**self.tables, **step.work.tables},
+            gate=(),
+            round=number,
+            held_out=self._held_out(),
+        )
+
+    def _held_out(self) -> tuple[str, ...]:
+        found = (table for one in _operators(self.steps) for table in one.held_out)
+        return tuple(dict.fromkeys((*self.held_out, *found)))
 
     def conditions(self) -> tuple[str, ...]:
         """Return the gate's conditions, `default` replaced by those that the operators have of their own."""
@@ -169,15 +160,12 @@ class Pipeline:
 
     def check(self) -> list[Checked]:
         """Return the steps, known to fit each other; raises an InputError before anything is done."""
+        return self._check()[0]
+
+    def _check(self) -> tuple[list[Checked], dict[str, pa.Schema]]:
+        """Return the steps and the schemas of the named tables."""
         schemas = self._table_schemas()
-        checked: list[Checked] = []
-        schema: pa.Schema | None = None
-        for step in self.named():
-            with _told(step):
-                one = self._check_step(step, schema, schemas)
-                one_case([], one.after.names)
-            checked.append(one)
-            schema = one.after
+        checked = self.checked(schemas)
         if not checked:
             raise RecipeError(f"{self.name}: there are no steps")
         if not 0 <= self.max_failed <= 1:
@@ -185,47 +173,64 @@ class Pipeline:
         measuring = [one for one in checked if _measures(one.step.work)]
         check_conditions(self.conditions(), {one.name: _metrics(one.step.work) for one in measuring})
         self._check_order(checked)
+        return checked, schemas
+
+    def checked(
+        self, schemas: Mapping[str, pa.Schema], schema: pa.Schema | None = None, *, guess: bool = False
+    ) -> list[Checked]:
+        """Return the steps over rows of `schema` (None: there are none yet) and tables of `schemas`.
+
+        `guess` goes on after a step that does not fit, as if it did.
+        """
+        checked: list[Checked] = []
+        for step in self.named():
+            with told(step):
+                try:
+                    one = self._check_step(step, schema, schemas)
+                    one_case([], one.after.names)
+                except InputError:
+                    if not guess:
+                        raise
+                    before = _identified(schema)
+                    one = Checked(step, before, _likely(step, before))
+            checked.append(one)
+            schema = one.after
         return checked
 
     def _table_schemas(self) -> dict[str, pa.Schema]:
-        schemas = {}
+        schemas: dict[str, pa.Schema] = {}
         for name, table in self.tables.items():
             if name.lower() in RELATIONS:
                 raise RecipeError(
                     f"table {name!r}: the name is one of those that a run has itself; choose another"
                 )
+            if isinstance(table, Table):
+                schemas[name] = _read_schema(name, table)
+        for name, table in self.tables.items():
             if isinstance(table, Pipeline):
-                schemas[name] = table.of(name).check()[-1].after
-                continue
-            try:
-                with Query({name: table}) as query:
-                    # Reading every value finds a bad row now, not after the first paid call.
-                    rows = query.value(
-                        f'SELECT count(*) FROM (SELECT hash(t) AS h FROM "{name}" t) WHERE h <> 0'
-                    )
-                    schemas[name] = query.schema(f'SELECT * FROM "{name}"')
-            except InputError as error:
-                raise RecipeError(f"table {name!r}: {error}") from None
-            if not rows:
-                raise RecipeError(f"table {name!r}: {', '.join(table.files)} has no rows")
+                schemas[name] = table.of(name, self).checked(schemas)[-1].after
         return schemas
 
     def _check_step(self, step: Step, schema: pa.Schema | None, schemas: Mapping[str, pa.Schema]) -> Checked:
         import pyarrow as pa
 
+        if isinstance(step.work, Repeat):
+            return self._check_loop(step, step.work, schema, schemas)
         if isinstance(step.work, Statement):
             if schema is None:
                 raise RecipeError(_FIRST)
             return self._check_statement(step, step.work, schema, schemas)
         operator = replace(step.work, context=replace(step.work.context, schemas=schemas))
-        if self.prefix and operator.uses_gate:
-            raise RecipeError("a table's own pipeline makes a table; export in the recipe's steps")
+        if (self.prefix or self.round) and operator.uses_gate:
+            raise RecipeError(
+                "a table's own pipeline or a loop exports nothing; export in the recipe's steps"
+            )
         if operator.makes() == "rows" and schema is not None:
             raise RecipeError("only the first step makes rows; name a table and use `union` to add some")
         if operator.makes() != "rows" and schema is None:
             raise RecipeError(_FIRST)
         before = pa.schema([]) if schema is None else schema
-        self._check_needs(operator, before)
+        self._check_needs(operator, before, schemas)
         operator.check(before)
         if step.when:
             with self._empty(before, schemas) as query:
@@ -233,14 +238,48 @@ class Pipeline:
             step = replace(step, when=when)
         return Checked(replace(step, work=operator), before, operator.schema(before))
 
-    def _check_needs(self, operator: Operator, before: pa.Schema) -> None:
+    def _check_loop(
+        self, step: Step, loop: Repeat, schema: pa.Schema | None, schemas: Mapping[str, pa.Schema]
+    ) -> Checked:
+        """Check a loop's steps over a pool that has the columns which they give it."""
+        if self.round:
+            raise RecipeError("a loop holds no loop; write its steps into the outer one, or a table's")
+        loop.check(self.task, [*self.tables])
+        if schema is None and not loop.appends:
+            raise RecipeError("keep: replace needs rows that come in; put a source before the loop")
+        came, inner = _identified(schema), self.inside(step, 1)
+        again = _asking(inner) & _asking(self)
+        if again:
+            raise RecipeError(f"{min(again)} is used in the loop and outside; give one `as: NAME`")
+
+        def given(pool: pa.Schema, *, guess: bool = False) -> tuple[pa.Schema, dict[str, pa.Schema]]:
+            deficit = loop.deficit({"": 1}).schema
+            shown = {**schemas, "pool": pool, "previous": pool, "round": ABOUT, "deficit": deficit}
+            for name, table in loop.tables.items():
+                shown[name] = table.of(name, inner).checked(shown, guess=guess)[-1].after
+            last = inner.checked(shown, None if loop.appends else pool, guess=guess)[-1].after
+            return _widened(came, last), shown
+
+        # The pool holds what the steps give, and they may read it: first a guess, then until it stays.
+        pool, _ = given(came, guess=True)
+        for _ in range(_SETTLES):
+            after, shown = given(pool)
+            if after == pool:
+                break
+            pool = after
+        else:
+            raise RecipeError(f"the columns of the pool change with every round: {', '.join(pool.names)}")
+        loop.check_until({name: held.empty_table() for name, held in shown.items()}, self.seed)
+        return Checked(replace(step, work=replace(loop, schemas=shown)), came, pool)
+
+    def _check_needs(self, operator: Operator, before: pa.Schema, schemas: Mapping[str, pa.Schema]) -> None:
         for name in operator.reads:
             if name not in before.names:
                 raise RecipeError(
                     f"reads the column {name!r}, which no earlier step makes{near(name, before.names)}"
                 )
         for name in operator.table_names:
-            require_table(name, self.tables)
+            require_table(name, schemas)
         if operator.uses_model:
             if operator.context.language is None:
                 raise RecipeError("needs a model; add `model: {language: embedded}` to the recipe")
@@ -252,7 +291,7 @@ class Pipeline:
         self, step: Step, statement: Statement, schema: pa.Schema, schemas: Mapping[str, pa.Schema]
     ) -> Checked:
         if isinstance(statement, Union):
-            require_table(statement.table, self.tables)
+            require_table(statement.table, schemas)
         with self._empty(schema, schemas) as query:
             settled = statement.settle(query)
             after = settled.schema(query)
@@ -280,13 +319,13 @@ class Pipeline:
 
         Committed stages with unchanged fingerprints are skipped, answered calls are not asked again.
         """
-        checked = self.check()
+        checked, schemas = self._check()
         run = Run.claim(Path(out), self.name)
         try:
             self._start(run, retry_failed)
             progress = Progress(run.calls, quiet=quiet)
             try:
-                self._run(run, checked, progress)
+                self._run(Work(self, run, progress, schemas), checked)
             finally:
                 run.save(calls_made=progress.made())
             self._finish(run)
@@ -324,8 +363,8 @@ class Pipeline:
             stages=run.state.get("stages", []),
         )
 
-    def _run(self, run: Run, checked: list[Checked], progress: Progress) -> None:
-        work = _Work(self, run, progress)
+    def _run(self, work: Work, checked: list[Checked]) -> None:
+        run = work.run
         held = run.state.get("table_stages", {})
         run.save(table_stages={name: folders for name, folders in held.items() if name in self.tables})
         for name, table in self.tables.items():
@@ -334,7 +373,7 @@ class Pipeline:
                 work.digests[name.lower()] = table.digest()
         for name, table in self.tables.items():
             if isinstance(table, Pipeline):
-                work.make_table(name, table.of(name))
+                work.make_table(name, table.of(name, self))
         run.save(
             tables={
                 name: {"files": table.files, "kind": table.kind, "added": table.added}
@@ -358,145 +397,74 @@ class Pipeline:
             raise GateRefused(f"the gate refused the dataset: {lines}")
 
 
-class _Work:
-    """A run under way: which stages stand, which are to be made."""
-
-    def __init__(self, pipeline: Pipeline, run: Run, progress: Progress) -> None:
-        self.pipeline = pipeline
-        self.run = run
-        self.progress = progress
-        self.tables: dict[str, Table] = {}
-        self.digests: dict[str, str] = {}
-
-    def make_table(self, name: str, pipeline: Pipeline) -> None:
-        """Run a table's own pipeline; its rows become the table."""
-
-        def note(folders: list[str]) -> None:
-            made = {**self.run.state.get("table_stages", {}), name: folders}
-            self.run.save(table_stages=made)
-
-        records, fingerprint = self.chain(pipeline.check(), note)
-        self.tables[name] = self.run.table(records[-1])
-        self.digests[name.lower()] = fingerprint
-
-    def chain(
-        self, checked: list[Checked], note: Callable[[list[str]], None]
-    ) -> tuple[list[StageRecord], str]:
-        """Make or skip the stages of a list of steps."""
-        records: list[StageRecord] = []
-        fingerprint = ""
-        for number, group in enumerate(stages(checked), start=1):
-            fingerprint = self._fingerprint(group, fingerprint)
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "+".join(one.name for one in group))
-            folder = f"{number:02d}-{name[:60]}-{fingerprint[:12]}"
-            record = self.run.stage(folder)
-            if record is None or (record.outputs and self.run.state.get("dataset") != folder):
-                record = self._make(folder, fingerprint, group, records[-1] if records else None)
-            else:
-                self.progress.note(f"{name}: unchanged, {record.rows_kept} rows")
-            records.append(record)
-            note([one.folder for one in records])
-            self._limit_failures(record)
-        return records, fingerprint
-
-    def _make(
-        self, folder: str, fingerprint: str, group: list[Checked], before: StageRecord | None
-    ) -> StageRecord:
-        work = group[0].step.work
-        checks: tuple[Check, ...] = ()
-        if isinstance(work, Operator) and work.uses_gate:
-            checks = tuple(decide(self.pipeline.conditions(), self.run.sql("SELECT * FROM metrics")))
-        stage = Stage(
-            run=self.run,
-            folder=folder,
-            fingerprint=fingerprint,
-            before=before,
-            schema=group[-1].after,
-            tables=self.tables,
-            seed=self.pipeline.seed,
-            blocks=self.pipeline.blocks,
-            progress=self.progress,
-            task=self.pipeline.task,
-            checks=checks,
-        )
-        try:
-            if isinstance(work, Operator):
-                record = stage.operate(self._at(work), group[0].step.when)
-                if record.outputs:
-                    # RUN/dataset is one place for every export there was: the run says whose it is now.
-                    self.run.save(dataset=folder)
-                return record
-            return stage.state([one.step.work for one in group if isinstance(one.step.work, Statement)])
-        finally:
-            stage.close()
-
-    def _at(self, operator: Operator) -> Operator:
-        retry = self.run.state["retries"].get(operator.step, 0)
-        calls, reviews = str(self.run.calls), str(self.run.root / "reviews")
-        context = replace(operator.context, tables=self.tables, calls=calls, reviews=reviews, retry=retry)
-        return replace(operator, context=context)
-
-    def _fingerprint(self, group: list[Checked], before: str) -> str:
-        parts = []
-        for one in group:
-            work, when = one.step.work, one.step.when
-            if isinstance(work, Operator):
-                gate = (list(self.pipeline.conditions()), self.pipeline.name) if work.uses_gate else None
-                retry = self.run.state["retries"].get(one.name, 0)
-                parts.append([operator_parts(self._at(work), when, self.digests), retry, gate])
-            else:
-                parts.append([statement_parts(work, self.digests), self.pipeline.seed])
-        return digest(before, parts)
-
-    def _limit_failures(self, record: StageRecord) -> None:
-        for step in record.steps:
-            worked = step.rows_in + step.rows_made - step.rows_expanded
-            if step.rows_failed > self.pipeline.max_failed * worked:
-                raise TooManyFailed(
-                    f"{step.step}: {step.rows_failed} of {worked} rows failed, more than max_failed "
-                    f"({self.pipeline.max_failed:.0%}); see: synthray sql {self.run.root} "
-                    '"SELECT error, message, count(*) FROM failures GROUP BY ALL", then run again with '
-                    "--retry-failed, or raise max_failed"
-                )
-
-
-def stages(checked: Sequence[Checked]) -> list[list[Checked]]:
-    """Group steps into stages: an operator alone; wheres together, and what follows them if it is SQL too.
-
-    Only the last statement of a stage may add columns or rows, so that the columns of every rejected row
-    stand in the stage before.
-    """
-    groups: list[list[Checked]] = []
-    is_open = False
-    for one in checked:
-        if is_open and isinstance(one.step.work, Statement):
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-        is_open = isinstance(one.step.work, Where)
-    return groups
-
-
-def where(step: Step) -> str:
-    """Return how a message names a step."""
-    name = step.name or step.default_name()
-    return f"step {name!r} (line {step.line})" if step.line else f"step {name!r}"
-
-
-@contextmanager
-def _told(step: Step) -> Iterator[None]:
-    """Say in an error which step it is about."""
+def _read_schema(name: str, table: Table) -> pa.Schema:
+    """Return a table's columns, every value read: a bad row is found now, not after the first paid call."""
     try:
-        yield
+        with Query({name: table}) as query:
+            rows = query.value(f'SELECT count(*) FROM (SELECT hash(t) AS h FROM "{name}" t) WHERE h <> 0')
+            schema = query.schema(f'SELECT * FROM "{name}"')
     except InputError as error:
-        raise RecipeError(f"{where(step)}: {error}") from None
+        raise RecipeError(f"table {name!r}: {error}") from None
+    if not rows:
+        raise RecipeError(f"table {name!r}: {', '.join(table.files)} has no rows")
+    return schema
 
 
-def _metrics(work: Operator | Statement) -> tuple[str, ...]:
+def _operators(steps: Sequence[Operator | Statement | Repeat | Step]) -> Iterator[Operator]:
+    """Yield the operators of steps, those within loops too."""
+    for one in steps:
+        work = one.work if isinstance(one, Step) else one
+        if isinstance(work, Operator):
+            yield work
+        elif isinstance(work, Repeat):
+            yield from _operators(work.steps)
+
+
+def _identified(schema: pa.Schema | None) -> pa.Schema:
+    """Return the schema of rows, of none yet the columns that every row has."""
+    import pyarrow as pa
+
+    return pa.schema(list(IDENTITY.items())) if schema is None else schema
+
+
+def _widened(ours: pa.Schema, theirs: pa.Schema) -> pa.Schema:
+    """Return the columns of both; InputError where one name has two types."""
+    import pyarrow as pa
+
+    columns = {column.name: column for column in ours}
+    for column in theirs:
+        held = columns.setdefault(column.name, column)
+        if pa.types.is_null(held.type):
+            columns[column.name] = column
+        elif held.type != column.type and not pa.types.is_null(column.type):
+            raise InputError(
+                f"column {column.name!r} is {held.type} in the rows that come into the loop, but "
+                f"{column.type} in those that its steps make; derive one of them with a CAST"
+            )
+    return pa.schema([pa.field(one.name, one.type) for one in columns.values()])
+
+
+def _asking(pipeline: Pipeline) -> set[str]:
+    """Return the names of the steps that ask a model: columns are named after them."""
+    return {one.name for one in pipeline.named() if isinstance(one.work, Operator) and one.work.uses_model}
+
+
+def _likely(step: Step, before: pa.Schema) -> pa.Schema:
+    """Return what a step that cannot be checked yet will probably leave."""
+    work = step.work
+    try:
+        return work.schema(before) if isinstance(work, Operator) else before
+    except Exception:  # this is a guess: the check that counts comes after it, and says what is wrong
+        return before
+
+
+def _metrics(work: Operator | Statement | Repeat) -> tuple[str, ...]:
+    if isinstance(work, Repeat):
+        return METRICS
     return work.metrics() if isinstance(work, Operator) else ()
 
 
-def _measures(work: Operator | Statement) -> bool:
+def _measures(work: Operator | Statement | Repeat) -> bool:
     if isinstance(work, Operator):
         return bool(work.metrics()) or (work.makes() == "nothing" and not work.uses_gate)
-    return isinstance(work, Select)
+    return isinstance(work, Select | Repeat)

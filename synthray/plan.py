@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from synthray.asker import Asks
 from synthray.operator import Operator, path_of
 from synthray.pipeline import Pipeline
+from synthray.repeat import Repeat
 from synthray.statement import Union
+from synthray.table import Table as Files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from synthray.model.language import Request
-    from synthray.pipeline import Checked
     from synthray.statement import Statement
-    from synthray.table import Table as Files
+    from synthray.step import Checked
 
 SAMPLES = 3
 _BYTES_PER_TOKEN = 4
@@ -25,56 +26,130 @@ _BYTES_PER_TOKEN = 4
 def planned(pipeline: Pipeline) -> list[dict[str, Any]]:
     """Return a line for each step: at most how many rows it sees, and what it may ask of a model.
 
-    Rows are an upper bound (a filter may drop any number). Prompt tokens are estimated from the bytes of
-    sample prompts, completion tokens are at most `max_tokens` an answer.
+    Rows are an upper bound (a filter may drop any number); null where nobody knows before, as after a list
+    that was exploded. The steps of a loop are counted for all of its rounds (`rounds`). Prompt tokens are
+    estimated from the bytes of sample prompts, completion tokens are at most `max_tokens` an answer.
     """
-    lines, _ = _planned(pipeline)
+    lines = _Planning(pipeline).lines()
     names = list(dict.fromkeys(name for line in lines for name in line))
     return [{name: line.get(name) for name in names} for line in lines]
 
 
-def _planned(pipeline: Pipeline) -> tuple[list[dict[str, Any]], int]:
-    """Return the lines and at most how many rows come out, tables that are pipelines first."""
-    lines: list[dict[str, Any]] = []
-    made: dict[str, int] = {}
-    for name, table in pipeline.tables.items():
-        if isinstance(table, Pipeline):
-            held, made[name] = _planned(table.of(name))
-            lines += held
-        else:
-            made[name] = _count(table)
-    rows = 0
-    for one in pipeline.check():
-        work = one.step.work
-        line: dict[str, Any] = {"step": one.name, "operator": _kind(work), "rows_at_most": rows}
-        if isinstance(work, Operator):
-            if work.makes() == "rows":
-                rows = line["rows_at_most"] = _source_rows(one, made)
-            if work.uses_model:
-                n, together = (work.asker.n, work.asker.together) if isinstance(work, Asks) else (1, False)
-                calls = rows if together else rows * n
-                prompt = calls * _prompt_tokens(pipeline, one)
-                most = getattr(work, "max_tokens", None)
-                answer = None if most is None else rows * n * most
-                line |= {
-                    "calls": calls,
-                    "prompt_tokens_about": prompt,
-                    "completion_tokens_at_most": answer,
-                    "usd_about": _usd(work, prompt, answer),
-                }
-                rows *= n if work.makes() == "children" else 1
-        elif isinstance(work, Union):
-            rows += made[work.table]
-        lines.append(line)
-    return lines, rows
+@dataclass
+class _Planning:
+    """A pipeline's steps, counted; `made` is how many rows its tables have at most."""
+
+    pipeline: Pipeline
+    made: dict[str, int | None] = field(default_factory=dict)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines, those of tables that are pipelines first."""
+        checked = self.pipeline.check()
+        schemas = checked[0].step.work.context.schemas if isinstance(checked[0].step.work, Operator) else {}
+        lines: list[dict[str, Any]] = []
+        for name, table in self.pipeline.tables.items():
+            if isinstance(table, Files):
+                self.made[name] = _count(table)
+        for name, table in self.pipeline.tables.items():
+            if isinstance(table, Pipeline):
+                held = table.of(name, self.pipeline)
+                more, self.made[name] = self.steps(held, held.checked(schemas), None)
+                lines += more
+        return [*lines, *self.steps(self.pipeline, checked, None)[0]]
+
+    def steps(
+        self, pipeline: Pipeline, checked: Sequence[Checked], rows: int | None
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Return the lines of steps over `rows` rows, and at most how many rows come out."""
+        lines: list[dict[str, Any]] = []
+        first = _first_rows(checked[0])
+        for one in checked:
+            work = one.step.work
+            if isinstance(work, Repeat):
+                more, rows = self.loop(pipeline, one, rows)
+                lines += more
+                continue
+            line: dict[str, Any] = {"step": one.name, "operator": _kind(work), "rows_at_most": rows}
+            if isinstance(work, Operator):
+                if work.makes() == "rows":
+                    rows = line["rows_at_most"] = _source_rows(one, self.made)
+                if work.uses_model:
+                    line |= _calls(one, rows, first)
+                if work.makes() == "children":
+                    n = work.asker.n if isinstance(work, Asks) else None
+                    rows = None if rows is None or n is None else rows * n
+            elif isinstance(work, Union):
+                more_rows = self.made[work.table]
+                rows = None if rows is None or more_rows is None else rows + more_rows
+            lines.append(line)
+        return lines, rows
+
+    def loop(
+        self, pipeline: Pipeline, one: Checked, rows: int | None
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Return the lines of a loop's steps for all rounds, and at most how many rows come out."""
+        loop = one.step.work
+        assert isinstance(loop, Repeat)
+        inner = pipeline.inside(one.step, 1)
+        self.made |= dict.fromkeys(("pool", "previous", "round", "deficit"))
+        lines: list[dict[str, Any]] = []
+        for name, table in loop.tables.items():
+            held = table.of(name, inner)
+            more, self.made[name] = self.steps(held, held.checked(loop.schemas), None)
+            lines += more
+        begun = None if loop.appends else one.after
+        more, last = self.steps(inner, inner.checked(loop.schemas, begun), rows)
+        for line in (lines := [*lines, *more]):
+            line["rounds"] = loop.max
+            for name in ("rows_at_most", "calls", *_TOKENS, "usd_about"):
+                if line.get(name) is not None:
+                    line[name] *= loop.max
+        if not loop.appends:
+            return lines, last
+        wanted = sum(loop.wanted(pipeline.task).values())
+        most = wanted or (None if last is None else last * loop.max)
+        return lines, None if most is None else (rows or 0) + most
+
+
+_TOKENS = ("prompt_tokens_about", "completion_tokens_at_most")
+
+
+def _calls(one: Checked, rows: int | None, first: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a step may ask of a model for so many rows, of which `first` are some."""
+    work = one.step.work
+    assert isinstance(work, Operator)
+    language = work.context.language
+    model = None if language is None else language.identity().get("name", language.kind)
+    if rows is None:
+        return {"model": model, "calls": None}
+    n, together = (work.asker.n, work.asker.together) if isinstance(work, Asks) else (1, False)
+    calls = rows if together else rows * n
+    prompt = calls * _prompt_tokens(one, first)
+    most = getattr(work, "max_tokens", None)
+    answer = None if most is None else rows * n * most
+    return {
+        "model": model,
+        "calls": calls,
+        "prompt_tokens_about": prompt,
+        "completion_tokens_at_most": answer,
+        "usd_about": _usd(work, prompt, answer),
+    }
 
 
 def samples(pipeline: Pipeline) -> list[dict[str, str]]:
     """Return the prompts of the first rows, for each model step whose columns the source makes."""
-    found = []
-    checked = pipeline.check()
+    return _samples(pipeline, pipeline.check())
+
+
+def _samples(pipeline: Pipeline, checked: Sequence[Checked]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
     rows = _first_rows(checked[0])
     for one in checked:
+        loop = one.step.work
+        if isinstance(loop, Repeat):
+            inner = pipeline.inside(one.step, 1)
+            found += _samples(inner, inner.checked(loop.schemas, None if loop.appends else one.after))
+            continue
         for row, texts in _prompts(one, rows):
             found += [
                 {"step": one.name, "row_id": row["row_id"], "prompt": text} for text in dict.fromkeys(texts)
@@ -101,7 +176,6 @@ def _text(request: Request) -> str:
 def _first_rows(source: Checked) -> list[dict[str, Any]]:
     import pyarrow as pa
 
-    from synthray.query import Query
     from synthray.source.conditions import Conditions
     from synthray.source.table import Table
 
@@ -109,17 +183,14 @@ def _first_rows(source: Checked) -> list[dict[str, Any]]:
     if not isinstance(work, Operator) or not set(work.table_names) <= set(work.context.tables):
         return []  # a table that is a pipeline of its own has no rows yet
     if isinstance(work, Conditions):
-        count = min(SAMPLES, work.rows)
+        count = min(SAMPLES, work.row_count() or 0)
         made: list[dict[str, Any]] = replace(work, rows=count)(
             pa.table({"id": list(range(count))})
         ).to_pylist()
         return made
     if isinstance(work, Table):
-        with Query({"given": work.given()}) as query:
-            rows: list[dict[str, Any]] = query.arrow(
-                f"SELECT * FROM ({work.sql(query)}) LIMIT {SAMPLES}"
-            ).to_pylist()
-            return rows
+        held: list[dict[str, Any]] = work.first(SAMPLES).to_pylist()
+        return held
     return []
 
 
@@ -130,21 +201,18 @@ def _count(table: Files) -> int:
         return int(query.value("SELECT count(*) FROM given"))
 
 
-def _source_rows(source: Checked, made: Mapping[str, int]) -> int:
-    from synthray.query import Query
+def _source_rows(source: Checked, made: Mapping[str, int | None]) -> int | None:
     from synthray.source.table import Table
 
     work = source.step.work
     if isinstance(work, Table) and work.table in made:
-        return min(work.rows or made[work.table], made[work.table])
-    if isinstance(work, Table):
-        with Query({"given": work.given()}) as query:
-            return int(query.value(f"SELECT count(*) FROM ({work.sql(query)})"))
-    return int(getattr(work, "rows", 0))
+        held = made[work.table]
+        return work.rows if held is None else min(work.rows or held, held)
+    return work.row_count() if isinstance(work, Operator) else None
 
 
-def _prompt_tokens(pipeline: Pipeline, one: Checked) -> int:
-    prompts = [text for _, texts in _prompts(one, _first_rows(pipeline.check()[0])) for text in texts]
+def _prompt_tokens(one: Checked, first: list[dict[str, Any]]) -> int:
+    prompts = [text for _, texts in _prompts(one, first) for text in texts]
     if not prompts:
         return 0
     return round(sum(len(text.encode()) for text in prompts) / len(prompts) / _BYTES_PER_TOKEN)
@@ -164,8 +232,10 @@ def budget(pipeline: Pipeline, lines: Sequence[Mapping[str, Any]]) -> str:
         sum(line.get(name) or 0 for line in lines)
         for name in ("calls", "prompt_tokens_about", "completion_tokens_at_most")
     )
+    unknown = ", ".join(line["step"] for line in lines if line.get("model") and line.get("calls") is None)
+    beside = f" How many rows {unknown} will see is not known before: that is not in this." if unknown else ""
     if not calls:
-        return "No model calls."
+        return beside.strip() or "No model calls."
     asking = [line for line in lines if line.get("calls")]
     priced = [line["usd_about"] for line in asking if line.get("usd_about") is not None]
     usd = f"about {sum(priced):.4f} US dollars" if len(priced) == len(asking) else "at no known price"
@@ -176,7 +246,7 @@ def budget(pipeline: Pipeline, lines: Sequence[Mapping[str, Any]]) -> str:
             over = held is not None and held < (sum(priced) if name == "budget_usd" else prompt + answer)
             if held is not None:
                 text += f" {name} is {held}{': the run may end at it' if over else ''}."
-    return text + " An answer that does not fit its schema is asked for again, which adds to this."
+    return f"{text}{beside} An answer that does not fit its schema is asked for again, which adds to this."
 
 
 def _kind(work: Operator | Statement) -> str:

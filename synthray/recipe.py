@@ -15,10 +15,12 @@ from synthray.errors import InputError, RecipeError, near
 from synthray.gate import DEFAULT
 from synthray.model.language import Language
 from synthray.operator import Operator, find_operator
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.query import SQL
+from synthray.repeat import Repeat
 from synthray.run import RELATIONS
 from synthray.statement import Derive, Select, Statement, Union, Where
+from synthray.step import Step
 from synthray.table import Table
 from synthray.task import Task
 
@@ -38,12 +40,14 @@ _KEYS = (
     "blocks",
 )
 _STATEMENTS = ("where", "derive", "sql", "union")
+_LOOP = tuple(item.name for item in dataclasses.fields(Repeat) if item.name not in ("step", "schemas"))
 _BESIDE = {
     "operator": ("as", "when", "model"),
     "where": ("as", "when", "reason"),
     "derive": ("as", "when"),
     "sql": ("as", "reason"),
     "union": ("as",),
+    "repeat": ("as",),
 }
 _MOST_NODES = 100_000
 _DEEPEST = 50
@@ -149,11 +153,10 @@ class _Source:
 
     def _step(self, setting: str, names: list[str]) -> tuple[dict[str, Any], list[str]]:
         known: dict[str, tuple[dict[str, Any], str]] = {}
-        for step in self.steps():
-            if isinstance(step, dict) and step:
-                key = next((str(one) for one in step if str(one) not in _BESIDE["where"]), "")
-                name = step.get("as") or step.get("reason") or key.rpartition(".")[2]
-                known.setdefault(str(name), (step, key))
+        for step in _every(self.steps()):
+            key = next((str(one) for one in step if str(one) not in _BESIDE["where"]), "")
+            name = step.get("as") or step.get("reason") or key.rpartition(".")[2]
+            known.setdefault(str(name), (step, key))
         if names[0] not in known or len(names) < 2:
             raise RecipeError(
                 f"--set {setting!r}: no key or step {names[0]!r}{near(names[0], [*_KEYS, *known])}"
@@ -164,6 +167,16 @@ class _Source:
         if not isinstance(step[key], dict):
             raise RecipeError(f"--set {setting!r}: the step has {', '.join(step)}")
         return step[key], names[1:]
+
+
+def _every(steps: list[Any]) -> Iterator[dict[Any, Any]]:
+    """Yield the steps of a tree, those of loops after the loop itself."""
+    for step in steps:
+        if isinstance(step, dict) and step:
+            yield step
+            loop = step.get("repeat")
+            inner = loop.get("steps") if isinstance(loop, dict) else None
+            yield from _every(inner if isinstance(inner, list) else [])
 
 
 def _expression(value: Any) -> Any:
@@ -208,6 +221,8 @@ class _Builder:
     def __init__(self, source: _Source) -> None:
         self.source = source
         self.base = source.path.parent
+        self.shared: dict[str, Any] = {}
+        """What tables that are pipelines have in common with the recipe."""
 
     def pipeline(self) -> Pipeline:
         tree = self.source.tree
@@ -219,7 +234,7 @@ class _Builder:
             raise self.error(
                 f"name {name!r}: must be letters, digits, -, _ and . (it names the directory)", "name"
             )
-        shared: dict[str, Any] = {
+        shared = self.shared = {
             "seed": self.typed("seed", int, 0),
             "task": self.task(),
             "model": self.language(tree.get("model", {"language": "embedded"}), "model"),
@@ -244,7 +259,7 @@ class _Builder:
         return Pipeline(
             steps=self.steps(tree.get("steps"), "steps"),
             name=name,
-            tables=self.tables(shared),
+            tables=self.tables(self.mapping("tables"), "tables"),
             gate=tuple(gate),
             max_failed=max_failed,
             recipe=tree,
@@ -308,39 +323,35 @@ class _Builder:
             )
         return held or {}
 
-    def tables(self, shared: Mapping[str, Any]) -> dict[str, Table | Pipeline]:
-        """Return the named tables; those that are pipelines may name those that are files."""
-        held = self.mapping("tables")
+    def tables(self, held: Mapping[str, Any], *place: str | int) -> dict[str, Table | Pipeline]:
+        """Return named tables; one that is a pipeline may name files, and pipelines that stand above it."""
         if len({name.lower() for name in held}) < len(held):
-            raise self.error("tables: two names differ in case alone", "tables")
-        files: dict[str, Table | Pipeline] = {}
+            raise self.error("tables: two names differ in case alone", *place)
+        tables: dict[str, Table | Pipeline] = {}
         for name in sorted(held, key=lambda name: isinstance(held[name], dict)):
-            files[name] = self.table(name, held[name], shared, dict(files))
-        return {name: files[name] for name in held}
+            tables[name] = self.table(name, held[name], dict(tables), *place)
+        return tables
 
     def table(
-        self, name: str, held: Any, shared: Mapping[str, Any], known: Mapping[str, Table | Pipeline]
+        self, name: str, held: Any, known: Mapping[str, Table | Pipeline], *place: str | int
     ) -> Table | Pipeline:
         if not name.isidentifier() or name.startswith("_") or name.lower() in RELATIONS:
             raise self.error(
                 f"table {name!r}: the name must be an identifier, and none of {', '.join(sorted(RELATIONS))}",
-                "tables",
+                *place,
                 name,
             )
         if isinstance(held, dict) and set(held) == {"steps"}:
-            steps = self.steps(held["steps"], "tables", name, "steps")
-            beside = {one: table for one, table in known.items() if isinstance(table, Table)}
-            return Pipeline(steps=steps, name=name, tables=beside, **shared)
+            steps = self.steps(held["steps"], *place, name, "steps")
+            return Pipeline(steps=steps, name=name, tables=known, **self.shared)
         if isinstance(held, str) or (isinstance(held, list) and all(isinstance(one, str) for one in held)):
             try:
                 return Table.find(held, self.base)
             except Exception as error:
-                raise self.error(f"table {name!r}: {error}", "tables", name) from None
-        raise self.error(
-            f"table {name!r}: must be a path, a list of paths or {{steps: [...]}}", "tables", name
-        )
+                raise self.error(f"table {name!r}: {error}", *place, name) from None
+        raise self.error(f"table {name!r}: must be a path, a list of paths or {{steps: [...]}}", *place, name)
 
-    def steps(self, held: Any, *place: str) -> list[Step]:
+    def steps(self, held: Any, *place: str | int) -> list[Step]:
         if not isinstance(held, list) or not held:
             raise self.error("steps must be a list of at least one step", *place)
         return [self.step(step, *place, number) for number, step in enumerate(held)]
@@ -350,12 +361,12 @@ class _Builder:
             raise self.error(
                 f"a step is a mapping such as `where: length(text) > 40`, but is {held!r}", *place
             )
-        key = next((name for name in held if name in _STATEMENTS or "." in name), next(iter(held)))
-        if key == "repeat":
-            raise self.error("repeat is not in this version", *place)
-        kind = key if key in _STATEMENTS else "operator"
-        work: Operator | Statement
-        if kind == "operator":
+        key = next((name for name in held if name in _BESIDE or "." in name), next(iter(held)))
+        kind = key if key in (*_STATEMENTS, "repeat") else "operator"
+        work: Operator | Statement | Repeat
+        if kind == "repeat":
+            work = self.loop(held[key], *place, key)
+        elif kind == "operator":
             work = self.built_operator(key, held[key], *place)
         else:
             work = self.statement(key, held, *place)
@@ -371,6 +382,25 @@ class _Builder:
         if name and not name.isidentifier():
             raise self.error(f"step {key}: as must be an identifier, but is {name!r}", *place, "as")
         return Step(work, name, held.get("when"), held.get("model"), self.source.line(*place, key))
+
+    def loop(self, held: Any, *place: str | int) -> Repeat:
+        if not isinstance(held, dict) or "steps" not in held:
+            raise self.error(f"repeat is a mapping of {', '.join(_LOOP)}, but is {held!r}", *place)
+        for name in held:
+            if name not in _LOOP:
+                raise self.error(f"repeat: no key {name!r}{near(str(name), _LOOP)}", *place, name)
+        tables = held.get("tables") or {}
+        if not isinstance(tables, dict) or not all(isinstance(one, str) for one in tables):
+            raise self.error(f"repeat: tables must be a mapping, but is {tables!r}", *place, "tables")
+        settings = {name: value for name, value in held.items() if name not in ("steps", "tables")}
+        if "until" in settings:
+            settings["until"] = _expression(settings["until"])
+        loop = typing.cast("Repeat", self.built(Repeat, {"steps": [], **settings}, "repeat", place))
+        return dataclasses.replace(
+            loop,
+            steps=self.steps(held["steps"], *place, "steps"),
+            tables=self.tables(tables, *place, "tables"),
+        )
 
     def operator(self, path: str, *place: str | int) -> type[Operator]:
         try:

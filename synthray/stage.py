@@ -49,7 +49,8 @@ ROWS_PER_BLOCK = 10_000
 class Stage:
     """What an operator's `apply` gets: the rows as Dataset and as SQL, and where its own results go.
 
-    `before` is the stage whose rows come in (None for a source), `schema` the rows' schema after this one.
+    `before` is the stage whose rows come in (None for a source), `given` a table without rows that stands for
+    it where there is none; `schema` the rows' schema after this one.
     """
 
     run: Run
@@ -63,6 +64,7 @@ class Stage:
     progress: Progress
     task: Task
     checks: tuple[Check, ...] = ()
+    given: Table | None = None
     _query: Query | None = None
     _selected: Table | None = None
     _pools: list[Pool] = field(default_factory=list)
@@ -95,7 +97,7 @@ class Stage:
         """The files of the rows that come in (those that `when` picks)."""
         if self._selected:
             return self._selected
-        return self.run.table(self.before) if self.before else Table((), "parquet")
+        return self.run.table(self.before) if self.before else self.given or Table((), "parquet")
 
     @property
     def query(self) -> Query:
@@ -359,7 +361,7 @@ class Stage:
     def _rows_of(self, operator: Operator) -> int:
         if self._selected:
             return int(self.query.value("SELECT count(*) FROM rows"))
-        return int(getattr(operator, "rows", 0) or 0) if operator.makes() == "rows" else self.rows_in
+        return operator.row_count() or 0 if operator.makes() == "rows" else self.rows_in
 
     def _select(self, when: str) -> None:
         with self._told():

@@ -41,11 +41,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Statement:
-    """Base of the SQL steps: `step` is the step's name, `when` picks the rows it is for."""
+    """Base of the SQL steps: `step` is the step's name, with the `round` it is in; `when` picks the rows."""
 
     kind: ClassVar[str] = ""
 
     step: str = field(default="", kw_only=True)
+    round: int = field(default=0, kw_only=True)
     when: str | None = field(default=None, kw_only=True)
 
     def settle(self, query: Query) -> Self:
@@ -214,7 +215,7 @@ class Select(Statement):
 
     def _table(self, before: str, answer: str, columns: list[str]) -> Plan:
         refuse_reserved(set(columns) - {"parents"})
-        made = content_ids(answer, columns, self.step)
+        made = content_ids(answer, columns, self.step, self.round)
         if "parents" not in columns:
             return Plan(rows=made, made=made, expanded=f"SELECT row_id FROM {before}")
         named = f"SELECT DISTINCT unnest(parents) AS row_id FROM ({answer})"
@@ -258,7 +259,7 @@ class Union(Statement):
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:
         """Give the table's rows ids and append them."""
         relation = f"SELECT * FROM {identifier(self.table)}"
-        made = content_ids(relation, query.schema(relation).names, self.step)
+        made = content_ids(relation, query.schema(relation).names, self.step, self.round)
         return Plan(rows=f"SELECT * FROM {before} UNION ALL BY NAME ({made})", made=made)
 
     def sql(self) -> list[str]:

@@ -15,8 +15,9 @@ from synthray.examiner import Examiner, holds
 from synthray.metric import measurements
 from synthray.model.fake import Fake
 from synthray.operator import Context
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.source.table import Table as Source
+from synthray.step import Step
 
 if TYPE_CHECKING:
     from synthray.asker import Answer, Question

@@ -18,8 +18,9 @@ from synthray.curate.token_issue import TokenIssue
 from synthray.errors import InputError, RunFailed
 from synthray.issue import shares
 from synthray.label.confident import FilterBy
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.source.table import Table as Source
+from synthray.step import Step
 from synthray.table import Table
 
 if TYPE_CHECKING:

@@ -255,7 +255,8 @@ def test_older_files_decide_and_named_tables_are_named(tmp_path: Path, run: Path
     ("settings", "message"),
     [
         ({"against": ["held", "made"]}, None),
-        ({"against": ["wrong"]}, "column 'text' must hold text, but is int64"),
+        ({"against": ["wrong"]}, "against 'wrong': 'text' must hold text, but is int64"),
+        ({"against": ["other"]}, "against 'other' has no column 'text'; did you mean 'texts'"),
         ({"against": ["numbers"]}, "against 'numbers': 'text' must hold text, but is int64"),
         ({"prefer": "score DESC"}, None),
         ({"prefer": "score DESC; SELECT 1"}, "prefer: "),
@@ -271,6 +272,7 @@ def test_older_data_preference_and_index_are_checked_before_any_work(
         "numbers": Table.find(parquet(tmp_path / "numbers.parquet", text=[1]), tmp_path),
     }
     schemas = {"made": SCHEMA, "wrong": pa.schema([("text", pa.int64())]), "held": SCHEMA, "numbers": SCHEMA}
+    schemas["other"] = pa.schema([("row_id", pa.string()), ("texts", pa.string())])
     operator = Same("text", base=str(tmp_path), context=Context(tables=tables, schemas=schemas), **settings)
     if message is None:
         operator.check(SCHEMA)

@@ -22,10 +22,11 @@ from synthray.generate.prompt import Prompt
 from synthray.lineage import ordered
 from synthray.model.fake import Fake
 from synthray.model.language import Request, call_key
-from synthray.pipeline import Pipeline, Step, stages
+from synthray.pipeline import Pipeline
 from synthray.run import Run
 from synthray.source.conditions import Conditions
 from synthray.statement import Derive, Where
+from synthray.step import Step, stages
 
 Small = Callable[..., Pipeline]
 Write = Callable[..., Path]

@@ -40,7 +40,7 @@ def test_a_recipe_is_the_pipeline_that_python_would_build(small: Small) -> None:
         (
             "  - evaluate.diversity",
             "  - repeat: {max: 2}\n  - evaluate.diversity",
-            "repeat is not in this version",
+            "repeat is a mapping of steps, max, keep",
         ),
         (
             "writes: text",

@@ -18,10 +18,11 @@ from operators import Doubles, Fails, Folds, Forgets, Loses, Orphans, Splits, Up
 
 from synthray.errors import ConservationError, RunFailed
 from synthray.operator import Operator
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.run import Run
 from synthray.source.table import Table
 from synthray.statement import Derive, Select, Statement, Union, Where
+from synthray.step import Step
 from synthray.table import Table as Files
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from operators import Fails, Splits, Upper
 
 from synthray.curate.exact_duplicate import ExactDuplicate
 from synthray.errors import RunFailed
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.query import Query
 from synthray.source.table import Table
 from synthray.standing import Standing, standings
 from synthray.statement import Derive, Select, Union, Where
+from synthray.step import Step
 from synthray.table import Table as Files
 
 if TYPE_CHECKING:

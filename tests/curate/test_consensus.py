@@ -20,8 +20,9 @@ from synthray.curate.consensus import Consensus
 from synthray.errors import InputError, RunFailed
 from synthray.label.audit import AUDIT
 from synthray.operator import Context
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.source.table import Table as Source
+from synthray.step import Step
 from synthray.table import Table
 from synthray.task import Task
 

@@ -21,10 +21,11 @@ from synthray.model.fake import Fake
 from synthray.model.language import Request
 from synthray.model.openai import OpenAI
 from synthray.operator import Context
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.plan import planned, samples
 from synthray.source.table import Table as Source
 from synthray.statement import Derive
+from synthray.step import Step
 from synthray.table import Table
 from synthray.task import Task
 

@@ -103,8 +103,20 @@ def test_wrong_labels_are_learned_later_than_right_ones() -> None:
     assert roc_auc_score(given == true, confidence) > 0.9
 
 
-def test_influence_is_what_leaving_a_row_out_does_to_the_loss(tmp_path: Path) -> None:
-    operator = validation(tmp_path, rows(30, 0))
+def reverse_cross_entropy(probabilities: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> Any:
+    """Return -sum_k p_k log q_k with q the softmax of ten times the one-hot label, as it is written down."""
+    logits = 10.0 * np.eye(probabilities.shape[1])[given]
+    q = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return -(probabilities * np.log(q)).sum(axis=1)
+
+
+def cross_entropy(probabilities: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> Any:
+    return -np.log(probabilities[np.arange(len(given)), given])
+
+
+@pytest.mark.parametrize("of_rows", [cross_entropy, reverse_cross_entropy], ids=lambda one: one.__name__)
+def test_influence_is_what_leaving_a_row_out_does_to_the_loss(tmp_path: Path, of_rows: Any) -> None:
+    operator = replace(validation(tmp_path, rows(30, 0)), influence_loss=of_rows.__name__)
     table = rows(60, 12)
     influence = np.array(operator(table)["student_influence"].to_pylist())
     narrow = operator.narrowed(table).sort_by("row_id")
@@ -115,7 +127,7 @@ def test_influence_is_what_leaving_a_row_out_does_to_the_loss(tmp_path: Path) ->
 
     def loss(weights: np.ndarray[Any, Any]) -> float:
         found = others.probabilities(Head(held, weights, 1e-4).optimum())
-        return float(others.losses(found).mean())
+        return float(of_rows(found, others.given).mean())
 
     whole = loss(np.ones(60))
     change = []
@@ -131,6 +143,40 @@ def test_wrong_labels_harm_and_right_ones_help(tmp_path: Path) -> None:
     influence, given, true = columns(made, "student_influence", "label", "true")
     assert roc_auc_score(given != true, influence) > 0.9
     assert influence[given == true].mean() < 0 < influence[given != true].mean()
+
+
+def test_reverse_cross_entropy_bounds_what_wrong_validation_rows_do(tmp_path: Path) -> None:
+    """ProGen: of a validation set with wrong labels the loss that is bounded still tells which rows harm."""
+    wrong = rows(90, 30)
+    wrong = wrong.set_column(wrong.schema.get_field_index("true"), "true", wrong["label"])
+    scores = {}
+    for loss in ("cross_entropy", "reverse_cross_entropy"):
+        made = replace(validation(tmp_path, wrong), influence_loss=loss)(rows(240, 48))  # type: ignore[arg-type]
+        influence, given, true = columns(made, "student_influence", "label", "true")
+        scores[loss] = roc_auc_score(given != true, influence)
+    assert scores["reverse_cross_entropy"] > scores["cross_entropy"]
+
+
+def test_a_loss_without_a_table_is_refused() -> None:
+    with pytest.raises(InputError, match="influence_loss is that of the rows of a table; name the table by"):
+        replace(OPERATOR, influence_loss="reverse_cross_entropy").check(rows().schema)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_named_table_may_hold_the_influence_of_its_rows(tmp_path: Path) -> None:
+    """ProGen's pool: a small pipeline over a table, whose rows are then ranked."""
+    pq.write_table(rows(), tmp_path / "rows.parquet")
+    mine = {"mine": Table((str(tmp_path / "rows.parquet"),), "parquet")}
+    operator = validation(tmp_path, rows(30, 0))
+    tables: dict[str, Any] = {**mine, **operator.context.tables}
+    ranked = Pipeline([Source(table="mine"), operator], name="ranked", seed=1, tables=tables)
+    done = Pipeline([Source(table="ranked")], name="all", seed=1, tables={**tables, "ranked": ranked}).run(
+        tmp_path / "run", quiet=True
+    )
+    found = done.sql("SELECT row_id, student_influence FROM dataset ORDER BY row_id")
+    expected = operator(rows()).sort_by("row_id").select(["row_id", "student_influence"])
+    assert found.to_pylist() == expected.to_pylist()
 
 
 def test_vectors_and_both_have_dynamics_too() -> None:

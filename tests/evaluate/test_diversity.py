@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from synthray.errors import InputError, RunFailed, SynthrayError
 from synthray.evaluate.diversity import WORD, Diversity
 from synthray.features import Features
 from synthray.operator import Context
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.query import SQL
 from synthray.recipe import load
 from synthray.source.table import Table as Source
@@ -32,6 +32,9 @@ from synthray.statistic.bleu import self_bleu
 from synthray.statistic.dispersion import distances, novel_sum
 from synthray.statistic.moment import Moments
 from synthray.table import Table
+
+if TYPE_CHECKING:
+    from synthray.step import Step
 
 
 def test_words_are_counted_as_by_hand() -> None:

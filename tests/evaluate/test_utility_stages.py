@@ -15,10 +15,11 @@ import pytest
 from synthray.curate.exact_duplicate import ExactDuplicate
 from synthray.errors import InputError
 from synthray.evaluate.utility import Utility
-from synthray.pipeline import Pipeline, Step
+from synthray.pipeline import Pipeline
 from synthray.query import Query
 from synthray.source.table import Table as Rows
 from synthray.statement import Derive, Union, Where
+from synthray.step import Step
 from synthray.table import Table
 from synthray.trial import Part, Trial, codes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import re
 import socket
 import threading
 import time
@@ -298,7 +299,6 @@ def test_an_account_without_credit_is_not_asked_again(endpoint: Endpoint) -> Non
         (400, "temperature", "unsupported_value", True),
         (400, "max_tokens", "unsupported_parameter", True),
         (400, "max_tokens", None, False),
-        (400, "messages", "context_length_exceeded", False),
         (400, "stop", None, False),  # was not sent
         (413, "seed", None, False),
     ],
@@ -310,6 +310,33 @@ def test_a_setting_that_is_refused_is_refused_for_all_and_named(
     error = failed(odd.url, replace(REQUEST, schema=SCHEMA), send_seed=True)
     assert (error.kind, *said(error)) == (f"HTTP{status}", fatal, False, False)
     assert (f"the endpoint takes no {parameter}" in str(error)) is fatal
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "no", "code": "context_length_exceeded", "param": "messages"}),
+        (
+            400,
+            {"message": "request (301 tokens) exceeds the available context size (256 tokens)", "code": 400},
+        ),
+        (400, {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000"}),
+        (413, {"message": "prompt is too long: 200001 tokens > 200000 maximum"}),
+    ],
+)
+def test_a_prompt_that_the_model_cannot_hold_is_one_rows_failure_and_its_cures_are_named(
+    odd: Odd, status: int, error: dict[str, Any]
+) -> None:
+    odd.answers = [(status, {"error": error})]
+    found = failed(odd.url, larger="raise context")
+    assert (found.kind, *said(found)) == ("ContextWindow", False, False, False)
+    assert str(error["message"])[:300] in str(found)
+    assert re.search(r"make the prompt shorter .* lower max_tokens, or raise context$", str(found))
+
+
+def test_words_about_context_in_another_refusal_change_nothing(odd: Odd) -> None:
+    odd.answers = [(500, {"error": {"message": "context size"}}), (400, {"error": {"message": "no context"}})]
+    assert [failed(odd.url).kind, failed(odd.url).kind] == ["HTTP500", "HTTP400"]
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_a_list_has_the_type_of_its_values(
         pytest.param({"x": [2**70]}, "values must be of one type", id="beyond all types"),
         pytest.param({"x": "labels"}, r"columns\.x: must be a list, .* but is 'labels'", id="a word"),
         pytest.param({"x": {"form": "places"}}, "must be a list, .*form", id="unknown key"),
+        pytest.param({"x": {"from": "places", "k": 1}}, "no key 'k' beside from", id="key beside"),
         pytest.param({"x": {"by": "label"}}, "must be a list, .*by", id="by without from"),
         pytest.param({"x": {"weights": {"a": -1}}}, r"at least 0, not all 0, but are \[-1\]", id="below 0"),
         pytest.param({"x": {"weights": {"a": 0}}}, "not all 0", id="all 0"),

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from synthray.pipeline import Step
 from synthray.query import SQL, Query, shipped
 from synthray.recipe import load
 from synthray.statement import Derive, Select
+from synthray.step import Step
 
 ELSEWHERE = {"exact_duplicate": "tests/curate/test_exact_duplicate.py"}
 """Marks that an operator asks, over a relation of its own; tested with it."""
