@@ -1,12 +1,16 @@
-"""What asks a model for rows and reads the answers: draws, bad answers shown again, failures told apart."""
+"""What asks a model for rows and reads the answers: draws, bad answers shown again, failures told apart.
+
+The questions of a row are asked at once; or, by `talks`, one after the other, each made of the answers so
+far, of one model or of several.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from synthray import template
 from synthray.errors import InputError, ModelError
@@ -22,9 +26,12 @@ if TYPE_CHECKING:
 SOURCES = (Path(__file__), template.SOURCE, Path(answer.__file__))
 """For the fingerprints of operators that ask: what is sent and what is read in the answer."""
 
-_BAD = ("InvalidAnswer", "NoText")
+BAD = ("InvalidAnswer", "NoText")
+"""The errors of answers that came and cannot be used; with any other there was no answer."""
 
 Row = Mapping[str, Any]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,18 @@ class Answer:
     failed: Mapping[str, Any] | None = None
     call: str | None = None
     choice: Choice | None = None
+
+
+class Ask(Protocol):
+    """Asks the next question of a row and returns its answer; see Asker.talks."""
+
+    async def __call__(
+        self, question: Question, place: int, model: str | None = None, *, retried: bool = True
+    ) -> Answer:
+        """Ask as the row's draw `place`, from 0 to below n; `model` is one that the operator names itself.
+
+        A failed answer is drawn anew in a run that tries failures again, unless it is not to be `retried`.
+        """
 
 
 @runtime_checkable
@@ -88,34 +107,75 @@ class Asker:
         self, rows: Sequence[Row], questions: Callable[[Row], Sequence[Question]]
     ) -> list[list[Answer]]:
         """Return the n answers of each row; all rows are asked at once, each when its turn comes."""
-        if self.context.language is None:
+        asking = _Asking(self, {None: self._opened(self.context)})
+        return asking.run(rows, lambda row: asking.of_row(row, questions))
+
+    def talks(
+        self,
+        rows: Sequence[Row],
+        talk: Callable[[Row, Ask], Coroutine[Any, Any, T]],
+        models: Sequence[str] = (),
+    ) -> list[T]:
+        """Return what `talk` makes of each row, asking one question after the other; rows talk at once.
+
+        It may ask `models`, which the operator names itself, beside the step's own, each within its limits.
+        """
+        calls: dict[str | None, Calls] = {None: self._opened(self.context)}
+        calls |= {name: self._opened(self.context.of(name)) for name in models}
+        asking = _Asking(self, calls)
+
+        def asks(row: Row) -> Ask:
+            async def ask(
+                question: Question, place: int, model: str | None = None, *, retried: bool = True
+            ) -> Answer:
+                return await asking.answer(row, question, place, model=model, retried=retried)
+
+            return ask
+
+        return asking.run(rows, lambda row: talk(row, asks(row)))
+
+    def _opened(self, context: Context) -> Calls:
+        if context.language is None:
             raise InputError(f"{self.step} needs a model: Context(language=...)")
-        calls = opened(self.context.language, self.context.calls, self.context.limiter)
-        return calls.run(_Asking(self, calls, questions).all(rows))
+        return opened(context.language, context.calls, context.limiter)
+
+
+def unmade(error: Exception) -> Answer:
+    """Return the answer to a question that cannot be made: a filter raises what it likes on a value."""
+    return _failure("TemplateError", str(error) or type(error).__name__)
 
 
 @dataclass(frozen=True)
 class _Asking:
+    """Asks for many rows; `models` are the calls of the step's own model (None) and of others."""
+
     asker: Asker
-    calls: Calls
-    questions: Callable[[Row], Sequence[Question]]
+    models: Mapping[str | None, Calls]
 
-    async def all(self, rows: Sequence[Row]) -> list[list[Answer]]:
-        answers = await asyncio.gather(*(self._turn(row) for row in rows), return_exceptions=True)
-        return _raised(answers)
+    def run(self, rows: Sequence[Row], work: Callable[[Row], Coroutine[Any, Any, T]]) -> list[T]:
+        """Return what `work` makes of each row, each when its turn comes."""
+        calls = self.models[None]
 
-    async def _turn(self, row: Row) -> list[Answer]:
-        async with self.calls.turns:
-            return await self._of_row(row)
+        async def turn(row: Row) -> T:
+            async with calls.turns:
+                return await work(row)
 
-    async def _of_row(self, row: Row) -> list[Answer]:
+        async def all_of_them() -> list[T]:
+            return _raised(await asyncio.gather(*map(turn, rows), return_exceptions=True))
+
+        # Two names of one model are one.
+        others = {id(one): one for one in self.models.values() if one is not calls}
+        return calls.run(all_of_them(), tuple(others.values()))
+
+    async def of_row(self, row: Row, made: Callable[[Row], Sequence[Question]]) -> list[Answer]:
+        """Return the n answers of a row."""
         n = self.asker.n
         try:
-            questions = self.questions(row)
-        except Exception as error:  # a filter raises what it likes on a value that it cannot take
-            return [_failure("TemplateError", str(error) or type(error).__name__)] * n
+            questions = made(row)
+        except Exception as error:
+            return [unmade(error)] * n
         if n == 1:
-            return [await self._answer(row, questions[0], 0, None)]
+            return [await self.answer(row, questions[0], 0)]
         first: Sequence[Answer | None] = [None] * n
         if self.asker.together:
             try:
@@ -125,7 +185,7 @@ class _Asking:
                     raise
                 return [_failure(error.kind, str(error), error.attempts)] * n
         answers = await asyncio.gather(
-            *(self._answer(row, *asked) for asked in zip(questions, range(n), first, strict=True)),
+            *(self.answer(row, *asked) for asked in zip(questions, range(n), first, strict=True)),
             return_exceptions=True,
         )
         return _raised(answers)
@@ -134,26 +194,38 @@ class _Asking:
         origin = (row["row_id"], self.asker.step, 0)
         n = self.asker.n
         request = replace(self._drawn(question.request, origin, again=False), n=n)
-        call = await self.calls.ask(request, origin)
+        call = await self.models[None].ask(request, origin)
         answers = [Answer(call=call.key, choice=choice) for choice in call.response.choices()]
         return [*answers, *[None] * n][:n]  # what is missing is asked for one by one
 
-    async def _answer(self, row: Row, question: Question, place: int, first: Answer | None) -> Answer:
+    async def answer(
+        self,
+        row: Row,
+        question: Question,
+        place: int,
+        first: Answer | None = None,
+        *,
+        model: str | None = None,
+        retried: bool = True,
+    ) -> Answer:
+        """Return the answer to a question; `first` is one that is there already, as it came."""
+        calls = self.models[model]
         result = Answer()
         attempts = 0
         # A retry keeps the bad answer and draws another one, which is kept in its turn.
-        for attempt in range(self.asker.context.retry + 1):
+        for attempt in range(self.asker.context.retry + 1 if retried else 1):
             origin = (row["row_id"], self.asker.step, place + attempt * self.asker.n)
-            result = await self._read(question, origin, None if attempt else first, again=attempt > 0)
+            answered = None if attempt else first
+            result = await self._read(calls, question, origin, answered, again=attempt > 0)
             if result.failed is None:
                 return result
             attempts += result.failed["attempts"]
-            if result.failed["error"] not in _BAD:
+            if result.failed["error"] not in BAD:
                 break
         return replace(result, failed={**(result.failed or {}), "attempts": attempts})
 
     async def _read(
-        self, question: Question, origin: Origin, answered: Answer | None, *, again: bool
+        self, calls: Calls, question: Question, origin: Origin, answered: Answer | None, *, again: bool
     ) -> Answer:
         """Return one draw; a bad answer is shown to the model again with what is wrong."""
         request = question.request
@@ -161,7 +233,7 @@ class _Asking:
         for reask in range(self.asker.reasks + 1):
             if answered is None:
                 try:
-                    call = await self.calls.ask(self._drawn(request, origin, again=again), origin)
+                    call = await calls.ask(self._drawn(request, origin, again=again), origin)
                 except ModelError as error:
                     if error.fatal:
                         raise

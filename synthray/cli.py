@@ -238,13 +238,13 @@ def ops(
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A shipped recipe.")] = None, as_json: Json = False
 ) -> None:
-    """List the shipped recipes, or print one to copy."""
-    from synthray import recipe as shipped_recipes
+    """List the shipped recipes by the survey's taxonomy, or print one to copy."""
+    from synthray import cookbook
 
     if name is None:
-        _print_rows([{"recipe": key, "what": what} for key, what in shipped_recipes.shipped()], as_json)
+        _print_rows(cookbook.listed(), as_json)
         return
-    text = shipped_recipes.find_recipe(name).read_text(encoding="utf-8")
+    text = cookbook.find(name).read_text(encoding="utf-8")
     if as_json:
         _print_json({"recipe": name, "text": text})
     else:

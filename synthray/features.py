@@ -74,27 +74,13 @@ class Features:
         known = query.schema(f"SELECT * FROM {identifier(relation)}").names
         source = content_ids(f"SELECT * FROM {identifier(relation)}", known)
         if "row_id" in known and relation != "rows":  # of those the run has made sure
-            self._check_ids(query, relation)
+            require_ids(query, relation)
         names = dict.fromkeys(("row_id", *self.reads, *more))
         listed = ", ".join(identifier(name) for name in names)
         return query.arrow(
             f"SELECT * FROM (SELECT {listed} FROM ({source}) WHERE {filled(self.text)} "
             f"ORDER BY chance(row_id, {quoted(tag)}), row_id LIMIT {int(most)}) ORDER BY row_id"
         )
-
-    def _check_ids(self, query: Query, relation: str) -> None:
-        """Raise RunFailed where a row_id is missing or repeats: one row would stand for several."""
-        twice = query.rows(
-            f"SELECT row_id::VARCHAR, count(*) FROM {identifier(relation)} GROUP BY ALL "
-            "HAVING count(*) > 1 OR row_id IS NULL ORDER BY ALL LIMIT 1"
-        )
-        if twice:
-            row_id, rows = twice[0]
-            what = f"{rows} rows have no row_id" if row_id is None else f"{rows} rows have row_id {row_id!r}"
-            raise RunFailed(
-                f"{relation}: {what}; give each row its own, or leave the column out and rows are named by "
-                "their content"
-            )
 
     def of(self, table: pa.Table, who: str) -> Vectors:
         """Return the vectors of rows: of length 1, without those that have no direction; see Vectors.of."""
@@ -106,3 +92,18 @@ class Features:
         flat = pa.array(hashed(texts, DIMENSIONS).reshape(-1), pa.float32())
         held = pa.FixedSizeListArray.from_arrays(flat, DIMENSIONS)
         return Vectors.of(pa.table({"row_id": table["row_id"], "vector": held}), "vector", who)
+
+
+def require_ids(query: Query, relation: str) -> None:
+    """Raise RunFailed where a row_id is missing or repeats: one row would stand for several."""
+    twice = query.rows(
+        f"SELECT row_id::VARCHAR, count(*) FROM {identifier(relation)} GROUP BY ALL "
+        "HAVING count(*) > 1 OR row_id IS NULL ORDER BY ALL LIMIT 1"
+    )
+    if twice:
+        row_id, rows = twice[0]
+        what = f"{rows} rows have no row_id" if row_id is None else f"{rows} rows have row_id {row_id!r}"
+        raise RunFailed(
+            f"{relation}: {what}; give each row its own, or leave the column out and rows are named by "
+            "their content"
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from synthray.column import is_text
 from synthray.duplicate import SOURCES
 from synthray.duplicate.index import Index
 from synthray.errors import InputError, QueryError, RunError, SourceError, near
@@ -42,20 +43,12 @@ class Older:
             schema = query.schema("SELECT * FROM given")
             named = "row_id" in schema.names
             nameless = query.value("SELECT count(*) FROM given WHERE row_id IS NULL") if named else 0
-        if column not in schema.names:
-            raise InputError(
-                f"against {self.name!r} has no column {column!r}{near(column, schema.names)}; "
-                f"its columns are {', '.join(schema.names)}"
-            )
         if nameless:
             raise InputError(
                 f"against {self.name!r}: {nameless} rows have no row_id; give them one, or leave the "
                 "column out and they are named by their content"
             )
-        if str(schema.field(column).type) not in ("string", "large_string"):
-            raise InputError(
-                f"against {self.name!r}: {column!r} must hold text, but is {schema.field(column).type}"
-            )
+        _check_column(self.name, column, schema)
 
     def write(self, column: str, path: Path, folder: Path, group_rows: int) -> int:
         """Write row_id and `column` to a file in `folder`; return the number of rows.
@@ -126,7 +119,7 @@ class MarksDuplicates(Operator):
             Index(Path(self.base) / self.index, self.cut).check()
         made = [name for name in self.table_names if name not in self.context.tables]
         for name in made:
-            self.require_text(self.context.schemas[name], self.text)
+            _check_column(name, self.text, self.context.schemas[name])
         for one in self.older([name for name in self.against if name not in made]):
             one.check(self.text)
 
@@ -161,6 +154,16 @@ class MarksDuplicates(Operator):
             index.segment(digest(one.table.digest(), self.text), functools.partial(make, one))
             for one in self.older(self.against)
         ]
+
+
+def _check_column(name: str, column: str, schema: pa.Schema) -> None:
+    if column not in schema.names:
+        raise InputError(
+            f"against {name!r} has no column {column!r}{near(column, schema.names)}; "
+            f"its columns are {', '.join(schema.names)}"
+        )
+    if not is_text(schema.field(column).type):
+        raise InputError(f"against {name!r}: {column!r} must hold text, but is {schema.field(column).type}")
 
 
 def _found(name: str, tables: Mapping[str, Table], base: Path) -> Table:

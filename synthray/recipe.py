@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from synthray import cookbook
 from synthray.errors import InputError, RecipeError, near
 from synthray.gate import DEFAULT
 from synthray.model.language import Language
@@ -24,7 +25,6 @@ from synthray.step import Step
 from synthray.table import Table
 from synthray.task import Task
 
-SHIPPED = Path(__file__).parent / "recipes"
 LANGUAGES = ("embedded", "embedding", "fake", "openai")
 _KEYS = (
     "name",
@@ -61,33 +61,13 @@ def load(recipe: str | Path, *, rows: int | None = None, settings: Sequence[str]
     `rows` overrides how many rows the first step makes; `settings` are overrides like 'prompt.n=3' (a step's
     name and setting) or 'seed=8'. Raises RecipeError, with the line where one is known.
     """
-    path = find_recipe(str(recipe))
+    path = cookbook.find(str(recipe))
     source = _Source.read(path)
     for setting in settings:
         source.override(setting)
     if rows is not None:
         source.limit_rows(rows)
     return _Builder(source).pipeline()
-
-
-def shipped() -> Iterator[tuple[str, str]]:
-    """Yield (name, first comment line) of the shipped recipes."""
-    for path in sorted(SHIPPED.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        yield path.stem, first.removeprefix("#").strip()
-
-
-def find_recipe(recipe: str) -> Path:
-    """Return the file of a recipe."""
-    path = Path(recipe)
-    if path.is_file():
-        return path
-    names = [name for name, _ in shipped()]
-    if recipe in names:
-        return SHIPPED / f"{recipe}.yaml"
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise RecipeError(f"no file {recipe!r}")
-    raise RecipeError(f"no recipe {recipe!r}: neither a file nor a shipped recipe{near(recipe, names)}")
 
 
 @dataclasses.dataclass

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from synthray.cookbook import listed
 from synthray.errors import InputError, RecipeError
 from synthray.pipeline import Pipeline
-from synthray.recipe import find_recipe, load, shipped
+from synthray.recipe import load
 
 Small = Callable[..., Pipeline]
 Write = Callable[..., Path]
@@ -284,19 +285,9 @@ def test_an_override_that_fits_nothing_is_named(small: Small, setting: str, mess
         small(setting).check()
 
 
-def test_shipped_recipes_are_listed_with_a_line_each_and_fit_together() -> None:
-    found = dict(shipped())
-    assert "quickstart" in found
-    for name, what in found.items():
-        assert what.startswith(f"{name}: "), name
-        load(name).check()
-
-
-def test_a_recipe_that_is_neither_a_file_nor_shipped_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="did you mean 'quickstart'"):
-        find_recipe("quikstart")
-    with pytest.raises(RecipeError, match=r"no file .no/such\.yaml."):
-        find_recipe("no/such.yaml")
+@pytest.mark.parametrize("name", [one["recipe"] for one in listed()])
+def test_the_steps_of_a_shipped_recipe_fit_together(name: str) -> None:
+    load(name).check()
 
 
 def test_a_sql_step_may_stand_in_a_file(small: Small, write: Write) -> None:

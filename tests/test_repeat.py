@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import synthray
 from synthray.errors import InputError, RunFailed
 from synthray.recipe import load
 from synthray.run import Run
+
+if TYPE_CHECKING:
+    import synthray
 
 Write = Callable[..., Path]
 

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from annotated_types import Ge, Le
 
 from synthray.column import lines
-from synthray.errors import RunFailed
+from synthray.errors import InputError, RunFailed
 from synthray.label import softmax
-from synthray.label.softmax import Head, Rows
+from synthray.label.softmax import Head, Loss, Rows
 from synthray.learner import Learner, fetched
 from synthray.lineage import uniform
 from synthray.metric import measurements
@@ -46,7 +46,9 @@ class Student(Learner):
     2020), `student_aleatoric` mean_t p_t (1 - p_t) (CLLM), `student_max_variability` the largest deviation
     over the labels (WANLI). `validation` names a table with the same columns and adds `student_influence`:
     what more of the row does to the head's loss there, times the number of rows it learns from (Koh and Liang
-    2017): below 0 it helps. The head learns from `train_rows` at most and is asked of all rows. A student of
+    2017): below 0 it helps. Where the validation rows are synthetic too, `influence_loss:
+    reverse_cross_entropy` (RCE: ProGen, SunGen; see label.softmax) bounds what a wrong label among them can
+    do. The head learns from `train_rows` at most and is asked of all rows. A student of
     `folds: 2` whose label then replaces the row's is MCKD's cross-partition relabelling. Measured: the mean
     `loss`, the share of `clean` rows (as a mean), the share in which student and label are in `agreement`.
     """
@@ -54,6 +56,7 @@ class Student(Learner):
     calibrated: bool = True
     epochs: Annotated[int, Ge(0), Le(1000)] = 0
     validation: str | None = None
+    influence_loss: Loss = "cross_entropy"
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -76,8 +79,10 @@ class Student(Learner):
         return (*super().files(), Path(softmax.__file__))
 
     def check(self, before: pa.Schema) -> None:
-        """Raise an InputError when the validation table lacks a column."""
+        """Raise an InputError when the validation table lacks a column, or a loss has no table."""
         super().check(before)
+        if self.validation is None and self.influence_loss != "cross_entropy":
+            raise InputError("influence_loss is that of the rows of a table; name the table by validation")
         if self.validation is not None:
             self.check_others(self.validation)
 
@@ -171,7 +176,7 @@ class Student(Learner):
             return held
         others = self.others(self.validation, classes)
         optimum = head.optimum()
-        right = self.headed(others, features, classes).gradient(optimum)
+        right = self.headed(others, features, classes).gradient(optimum, self.influence_loss)
         solved = head.solve(head.rows.probabilities(optimum), right)
         return replace(held, optimum=optimum, solved=solved)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from annotated_types import Ge, Gt, Le
@@ -15,10 +15,11 @@ from annotated_types import Ge, Gt, Le
 from synthray import asker, template
 from synthray.asker import Answer, Asker, Question
 from synthray.errors import InputError
-from synthray.lineage import FAILED, RESERVED, child_id, ordered
+from synthray.lineage import FAILED, IDENTITY, RESERVED, child_id, ordered
 from synthray.model.answer import Shape
 from synthray.model.language import Request
 from synthray.operator import Makes, Operator
+from synthray.opinion import unread
 from synthray.template import rendered, variables
 
 _LOGPROB = [("token", pa.string()), ("logprob", pa.float64())]
@@ -33,10 +34,12 @@ class Prompt(Operator):
     (string, integer, number, boolean), a list of allowed values, `task.labels`, or a JSON schema of those, of
     arrays or of objects; in Python also a pydantic model. Such an answer is held to its schema: one that is
     wrong is shown to the model again with what is wrong, at most `reasks` times. With `n` above 1 a row is
-    replaced by its n answers, each a row with its `parent_id`; `together` asks for them in one call. `raw`
-    sends the template as it is, without a chat around it; the answer begins with `prefill` (a template too);
-    `logprobs` adds each token's log-probability and so many alternatives as `STEP_logprobs`; `logit_bias`
-    maps token ids to what is added to their logits. `max_tokens: null` leaves the length to the endpoint.
+    replaced by its n answers, each a row with its `parent_id`; or, with `samples: list`, it stays one row
+    whose columns are lists of n, null for a bad answer (`STEP_error` says why; all bad: the row fails), to
+    vote over or to explode. `together` asks for the n in one call. `raw` sends the template as it is, without
+    a chat around it; the answer begins with `prefill` (a template too); `logprobs` adds each token's
+    log-probability and so many alternatives as `STEP_logprobs`; `logit_bias` maps token ids to what is added
+    to their logits. `max_tokens: null` leaves the length to the endpoint.
     Also added: `STEP_finish` ('length' when the answer was cut at `max_tokens`) and `STEP_call`, the key of
     the kept call.
     """
@@ -46,6 +49,7 @@ class Prompt(Operator):
     template: str
     writes: str | Mapping[str, Any] | type
     n: Annotated[int, Ge(1), Le(10_000)] = 1
+    samples: Literal["rows", "list"] = "rows"
     system: str | None = None
     temperature: Annotated[float, Ge(0), Le(5)] = 1.0
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -72,8 +76,8 @@ class Prompt(Operator):
         return asker.SOURCES
 
     def makes(self) -> Makes:
-        """Make columns, or children when each row is asked for more than once."""
-        return "children" if self.n > 1 else "columns"
+        """Make columns, or children when each row becomes several."""
+        return "children" if self.n > 1 and self.samples == "rows" else "columns"
 
     def adds(self) -> Mapping[str, pa.DataType]:
         """Return the written columns and the call's traces."""
@@ -81,6 +85,9 @@ class Prompt(Operator):
         added = {**written, f"{self.step}_finish": pa.string(), f"{self.step}_call": pa.string()}
         if self.logprobs is not None:
             added[f"{self.step}_logprobs"] = _LOGPROBS
+        if self.samples == "list":
+            added[f"{self.step}_error"] = pa.string()
+            return {name: pa.list_(kind) for name, kind in added.items()}
         return added
 
     def settings(self) -> dict[str, Any]:
@@ -101,20 +108,27 @@ class Prompt(Operator):
             self._shape().check()
         if self.raw and self.system is not None:
             raise InputError("raw sends the template alone; put what system says into the template")
-        template.check(self._templates(), before.names)
+        template.check(self._templates(), before.names, self.context.task)
         self.asker.check(self._request(({"role": "user", "content": ""},), self.prefill))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Ask for every row at once; a row whose call fails gets `failed`."""
-        answers = [
-            answer for of_row in self.asker.answers(table.to_pylist(), self.questions) for answer in of_row
-        ]
-        if self.n > 1:
-            table = self._children(table)
-        columns = [self._columns(answer) for answer in answers]
-        table = self.add(table, {name: [one.get(name) for one in columns] for name in self.adds()})
-        failed = pa.array([answer.failed for answer in answers], FAILED)
-        return table.append_column(pa.field("failed", FAILED), failed)
+        answers = self.asker.answers(table.to_pylist(), self.questions)
+        columns = [[self._columns(answer) for answer in of_row] for of_row in answers]
+        failed: list[Mapping[str, Any] | None]
+        if self.samples == "list":
+            table = self.add(
+                table, {name: [[one.get(name) for one in held] for held in columns] for name in self.adds()}
+            )
+            bad = [all(answer.failed for answer in of_row) for of_row in answers]
+            failed = [unread(held) if all_bad else None for held, all_bad in zip(answers, bad, strict=True)]
+        else:
+            if self.n > 1:
+                table = self._children(table)
+            flat = [one for of_row in columns for one in of_row]
+            table = self.add(table, {name: [one.get(name) for one in flat] for name in self.adds()})
+            failed = [answer.failed for of_row in answers for answer in of_row]
+        return table.append_column(pa.field("failed", FAILED), pa.array(failed, FAILED))
 
     @property
     def asker(self) -> Asker:
@@ -154,10 +168,12 @@ class Prompt(Operator):
     def _columns(self, answer: Answer) -> Mapping[str, Any]:
         """Return the columns of an answer, with its traces; of a bad one the traces alone."""
         choice = answer.choice
+        wrong = {f"{self.step}_error": answer.failed["error"]} if answer.failed else {}
         if choice is None:
-            return {}
+            return wrong
         columns = {
             **(answer.value or {}),
+            **wrong,
             f"{self.step}_finish": choice.finish_reason,
             f"{self.step}_call": answer.call,
         }
@@ -171,9 +187,12 @@ class Prompt(Operator):
         parents = [parent for parent in table["row_id"].to_pylist() for _ in range(self.n)]
         ids = [child_id(parent, self.origin, place % self.n) for place, parent in enumerate(parents)]
         table = table.take(pa.array([row for row in range(len(table)) for _ in range(self.n)], pa.int64()))
-        for name, values in (("row_id", ids), ("parent_id", parents)):
+        made: dict[str, Any] = {"row_id": ids, "parent_id": parents}
+        if self.context.round:
+            made["round"] = [self.context.round] * len(ids)
+        for name, values in made.items():
             place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, pa.array(values, pa.string()))
+            table = table.set_column(place, name, pa.array(values, IDENTITY[name]))
         return table
 
     def _shape(self) -> Shape:

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,28 +77,37 @@ class Calls:
         """Whether no further call will be sent."""
         return self.fatal is not None or self._permits.refused is not None
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], others: Sequence[Calls] = ()) -> T:
         """Run `work` on the loop that all callers of this process share, and wait for it.
 
         First what other processes have kept is taken in; on return all that was answered is on the disk.
+        `others` are asked by `work` too.
         """
-        if self._store:
-            asyncio.run_coroutine_threadsafe(self._refresh(), self._loop).result()
+        for one in (self, *others):
+            one._wait(one._refresh())
         try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            return self._wait(work)
         finally:
-            if self._store:
-                self._store.sync()
+            for one in (self, *others):
+                if one._store:
+                    one._store.sync()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _refresh(self) -> None:
-        assert self._store is not None
-        self._store.refresh()
+        if self._store:
+            self._store.refresh()
 
     async def ask(self, request: Request, origin: Origin) -> Call:
         """Return the kept answer, or ask and keep it. Raises ModelError; a failure is not kept.
 
-        At temperature 0 equal requests share one answer; above it the origin is part of the key.
+        At temperature 0 equal requests share one answer; above it the origin is part of the key. Those who
+        run on the loop of another model's calls may ask too.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            asked = asyncio.run_coroutine_threadsafe(self.ask(request, origin), self._loop)
+            return await asyncio.wrap_future(asked)
         key = call_key(self.identity, request, origin if request.temperature > 0 else None)
         if key in self._asked:
             return Call(key, await asyncio.shield(self._asked[key]), reused=True)

@@ -90,7 +90,13 @@ class Embedded(Language):
 
     def _connected(self, path: Path, slots: int) -> Wire:
         address = _address(str(path), slots, self.context)
-        return Wire(f"{address}/v1", path.stem, timeout_s=self.timeout_s, send_seed=True)
+        return Wire(
+            f"{address}/v1",
+            path.stem,
+            timeout_s=self.timeout_s,
+            send_seed=True,
+            larger=f"raise the model's context (now {self.context} tokens): model: {{context: ...}}",
+        )
 
 
 def _cores() -> int:

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import resource
 import time
 import urllib.request
@@ -31,6 +32,12 @@ _AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
 _GIVEN_UP = frozenset({408, 504, 524})
 """Somebody on the way gave up waiting for an answer that may have been worked on, and paid for."""
 
+_TOO_LONG = re.compile(r"context[ _](length|size|window)|(prompt|input) is too long", re.IGNORECASE)
+"""What endpoints say of a prompt, or a prompt and max_tokens, that the model cannot hold."""
+
+CONTEXT_WINDOW = "ContextWindow"
+"""The kind of the error that says so."""
+
 _OF_THE_ROW = frozenset({"messages", "prompt", "max_tokens", "max_completion_tokens"})
 _LARGEST = 8 << 20
 _PIECE = 1 << 18
@@ -42,7 +49,7 @@ class Wire:
     """One model at one endpoint, for use from one event loop.
 
     `limit_name` is what the endpoint calls the limit of an answer's tokens; `key` goes into the header of
-    each request and nowhere else.
+    each request and nowhere else. `larger` says how a model is got that holds a prompt which was too long.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Wire:
         timeout_s: float = 120.0,
         send_seed: bool = False,
         limit_name: str = "max_tokens",
+        larger: str = "choose a model that holds more",
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._name = name
@@ -61,6 +69,7 @@ class Wire:
         self._timeout_s = timeout_s
         self._send_seed = send_seed
         self._limit_name = limit_name
+        self._larger = larger
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -197,6 +206,13 @@ class Wire:
             code == "unsupported_parameter" or parameter in set(self._body(request)) - _OF_THE_ROW
         ):
             why = f"the endpoint takes no {parameter}"
+        elif status in (400, 413, 422) and _TOO_LONG.search(f"{code} {message}"):
+            return self._error(
+                f"answered {status}: {self._without_key(message)[:300]}; the prompt and its answer are "
+                "longer than the model's context window: make the prompt shorter (fewer or shorter "
+                f"demonstrations, turns, texts), lower max_tokens, or {self._larger}",
+                CONTEXT_WINDOW,
+            )
         return self._error(
             f"answered {status} to model {self._name!r}{f' ({why})' if why else ''}: "
             + self._without_key(message)[:300],

@@ -136,16 +136,16 @@ def test_a_template_that_never_ends_is_found_before_any_call_or_fails_its_row() 
 
 @pytest.mark.model
 def test_a_prompt_that_the_embedded_model_cannot_hold_fails_its_row_and_says_what_to_do() -> None:
-    model = Embedded(context=256, in_flight=2)
+    model = Embedded(context=128, in_flight=2)
     operator = Prompt(
         template="{{ x }}", writes="out", max_tokens=4, context=Context(step="p", language=model)
     )
-    out = operator(rows("Say hi.", "word " * 400))
+    out = operator(rows("Say hi.", "word " * 200))
     assert [one and one["error"] for one in out["failed"].to_pylist()] == [None, "ContextWindow"]
     assert out["out"][0].as_py()
     message = out["failed"][1]["message"].as_py()
-    assert "request (431 tokens) exceeds the available context size (256 tokens)" in message
-    assert "raise the model's context (now 256 tokens): model: {context: ...}" in message
+    assert "request (231 tokens) exceeds the available context size (128 tokens)" in message
+    assert "raise the model's context (now 128 tokens): model: {context: ...}" in message
 
 
 # Chained steps, with branches: no operator of their own.
@@ -162,7 +162,7 @@ def revise(request: Request) -> str:
         return json.dumps({"fine": not bad, "critique": "too short" if bad else "none"})
     if task == "Revise":
         return f"revised {rest}"
-    return f"deeper {rest}" if task == "Deepen" else f"broader {rest}"
+    return f"deeper {rest}"
 
 
 RECIPE = """
@@ -185,10 +185,7 @@ steps:
   - generate.prompt: {template: "Deepen: {{ number }}", writes: deeper, temperature: 0}
     as: deepen
     when: way = 1
-  - generate.prompt: {template: "Broaden: {{ number }}", writes: broader, temperature: 0}
-    as: broaden
-    when: way = 2
-  - derive: {evolved: "coalesce(deeper, broader)"}
+  - derive: {evolved: "coalesce(deeper, number::VARCHAR)"}
   - where: number <> 4
     reason: eliminated
 """
@@ -209,11 +206,10 @@ def test_draft_critique_revise_and_evolve_are_prompts_with_branches(
         revised = f"revised draft {row['number']} (too short)" if bad else None
         assert (row["revised"], row["revise_call"] is None) == (revised, not bad)
         assert row["answer"] == (revised or f"draft {row['number']}")
-        kind = "deeper" if row["way"] == 1 else "broader"
-        assert row["evolved"] == f"{kind} {row['number']}"
+        assert row["evolved"] == ("deeper " if row["way"] == 1 else "") + str(row["number"])
         assert (row["deeper"] is None) == (row["deepen_call"] is None) == (row["way"] == 2)
     assert {row["way"] for row in found} == {1, 2}
     calls = run.sql("SELECT step, count(*) AS n FROM calls GROUP BY step").to_pylist()
     counts = {row["step"]: row["n"] for row in calls}
     assert (counts["draft"], counts["criticise"], counts["revise"]) == (12, 12, 4)
-    assert counts["deepen"] + counts["broaden"] == 12
+    assert 0 < counts["deepen"] < 12

@@ -174,7 +174,11 @@ def test_grounded_generation_keeps_what_its_chunk_supports_and_splits_by_documen
     assert all("river" in row["text"] for row in rows), "the quote is looked up in the chunk"
     assert run.sql("SELECT count(*) AS n FROM rejects")["n"].to_pylist() != [0]
     splits = {
-        part: set(pq.read_table(tmp_path / f"run/dataset/{part}.parquet")["document_id"].to_pylist())
+        part: set(
+            pq.read_table(tmp_path / f"run/dataset/data/{part}-00000-of-00001.parquet")[
+                "document_id"
+            ].to_pylist()
+        )
         for part in ("train", "test")
     }
     assert not splits["train"] & splits["test"], "a document never straddles a split"
