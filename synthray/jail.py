@@ -138,9 +138,10 @@ def supervise(job: dict[str, Any]) -> tuple[str | None, str]:
     """Return why a job's program is not verified (None: it is), and details."""
     read_end, write_end = os.pipe()
     token = os.urandom(16).hex().encode()
+    parent = os.getpid()
     child = os.fork()
     if not child:
-        _child(job, token, write_end)
+        _child(job, token, write_end, parent)
     os.close(write_end)
     watched = os.pidfd_open(child)
     try:
@@ -195,7 +196,7 @@ def _ending(status: int, used: float, seconds: int, in_time: bool) -> tuple[str,
     return "exit", f"ended itself with code {os.WEXITSTATUS(status)} before its tests did"
 
 
-def _child(job: dict[str, Any], token: bytes, pipe: int) -> NoReturn:
+def _child(job: dict[str, Any], token: bytes, pipe: int, parent: int) -> NoReturn:
     """Lock up, work, say the verdict."""
     write, leave = os.write, os._exit
 
@@ -212,6 +213,8 @@ def _child(job: dict[str, Any], token: bytes, pipe: int) -> NoReturn:
         os.dup2(pipe, 3)
         os.closerange(4, 64)
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            leave(1)  # it died before this one could ask to be told
         work = _WORK[job["kind"]](job)
         limit(job["seconds"], job["memory_mb"])
         lock()

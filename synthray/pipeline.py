@@ -450,12 +450,16 @@ def _asking(pipeline: Pipeline) -> set[str]:
 
 
 def _likely(step: Step, before: pa.Schema) -> pa.Schema:
-    """Return what a step that cannot be checked yet will probably leave."""
+    """Return what a step that cannot be checked yet will probably leave: columns that it names hold text."""
+    import pyarrow as pa
+
     work = step.work
     try:
         return work.schema(before) if isinstance(work, Operator) else before
     except Exception:  # this is a guess: the check that counts comes after it, and says what is wrong
-        return before
+        named = getattr(work, "columns", ())
+        names = [name for name in named if name not in before.names] if isinstance(named, Mapping) else []
+        return pa.schema([*before, *((name, pa.string()) for name in names)])
 
 
 def _metrics(work: Operator | Statement | Repeat) -> tuple[str, ...]:

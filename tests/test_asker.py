@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from synthray.asker import SOURCES, Answer, Asker, Asks, Question
+from synthray.asker import SOURCES, Answer, Ask, Asker, Asks, Question, unmade
 from synthray.curate.embedding import Embedding
 from synthray.curate.relabel import Relabel
 from synthray.errors import InputError, ModelError
@@ -154,3 +154,62 @@ def test_what_asks_is_known_as_such_and_its_source_is_in_the_fingerprint() -> No
         assert isinstance(operator, Asks)
         assert set(SOURCES) <= set(operator.files())
     assert not isinstance(Embedding(text="text"), Asks)
+
+
+# One question after the other.
+
+
+async def count_down(row: Mapping[str, Any], ask: Ask) -> list[Any]:
+    """Ask twice, the second time with the first answer, of another model."""
+    found: list[Any] = []
+    for place, model in enumerate((None, "other")):
+        text = f"{row['x']} after {found}"
+        request = Request(messages=({"role": "user", "content": text},))
+        answer = await ask(Question(request, number), place, model, retried=place == 0)
+        found.append(answer.value and answer.value["n"])
+    return found
+
+
+def talk(
+    *answers: Callable[[Request], str | ModelError], **context: Any
+) -> tuple[list[list[Any]], list[list[Request]]]:
+    asked: list[list[Request]] = [[], []]
+
+    def script(place: int) -> Callable[[Request], str | ModelError]:
+        def answer(request: Request) -> str | ModelError:
+            asked[place].append(request)
+            return answers[place](request)
+
+        return answer
+
+    own, other = (Fake(answers=[f"{place}"], script=script(place), retries=0) for place in range(2))
+    made = Context(seed=3, language=own, models={"other": other}, **context)
+    return Asker(made, "step", 2).talks(ROWS, count_down, ["other"]), asked
+
+
+def test_a_question_may_be_made_of_the_answer_before_and_asked_of_another_model(tmp_path: Path) -> None:
+    found, asked = talk(lambda request: "4", lambda request: str(request.seed), calls=str(tmp_path))
+    drawn = [int(uniform("draw", 3, row["row_id"], "step", 1) * 2**31) for row in ROWS]
+    assert found == [[4, drawn[0]], [4, drawn[1]]]
+    assert sorted(one.messages[0]["content"] for one in asked[1]) == ["a after [4]", "b after [4]"]
+    # On return the answers of both models are kept.
+    kept = [json.loads(line) for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert len({one["key"] for one in kept}) == 4
+    again, later = talk(lambda request: "5", lambda request: "5", calls=str(tmp_path))
+    assert (again, later) == (found, [[], []])
+
+
+def test_in_a_talk_only_what_may_be_retried_is_drawn_again() -> None:
+    found, asked = talk(lambda request: "bad", lambda request: "bad", retry=2)
+    assert found == [[None, None]] * 2
+    assert [len(one) for one in asked] == [6, 2]
+
+
+def test_an_error_of_the_other_model_that_all_would_meet_is_raised() -> None:
+    with pytest.raises(ModelError, match="no key"):
+        talk(lambda request: "1", lambda request: ModelError("no key", "HTTP401", fatal=True))
+
+
+def test_a_question_that_cannot_be_made_is_a_failed_answer() -> None:
+    failed = unmade(ZeroDivisionError()).failed
+    assert failed == {"error": "TemplateError", "message": "ZeroDivisionError", "attempts": 1}

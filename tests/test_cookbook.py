@@ -14,7 +14,7 @@ def test_a_recipe_is_found_by_name_or_path() -> None:
     path = cookbook.find("quickstart")
     assert path.name == "quickstart.yaml"
     assert cookbook.find(str(path)) == path
-    with pytest.raises(RecipeError, match="no recipe 'quikstart'.*did you mean 'quickstart'"):
+    with pytest.raises(RecipeError, match=r"no recipe 'quikstart'.*did you mean 'quickstart'"):
         cookbook.find("quikstart")
     with pytest.raises(RecipeError, match=r"no file 'no/such.yaml'"):
         cookbook.find("no/such.yaml")

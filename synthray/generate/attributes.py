@@ -99,9 +99,8 @@ class Attributes(Operator):
         """Return `table` with the attributes."""
         with self._failing():
             exclusion = self._exclusion(table.schema)
-            own = set(self.columns)
             named = exclusion.names if exclusion else frozenset()
-            beside = table.select([name for name in table.column_names if name in named - own])
+            beside = table.select([name for name in table.column_names if name in named])
             read = table.select(["row_id", *(name for name in self.reads if name != "row_id")]).to_pylist()
             places = [(row["row_id"], row, None) for row in read]
             columns = Drawing(self._providers, exclusion).columns(places, beside)

@@ -27,7 +27,7 @@ class Embedded(Language):
 
     Each node runs one server for all who ask there. `in_flight` calls share the processors of all nodes (0:
     four for each core; more gained nothing), and `context` is how many tokens prompt and answer of one call
-    may take together.
+    may take together (llama.cpp rounds it up to a multiple of 256). A longer prompt is refused, never cut.
     """
 
     in_flight: Annotated[int, Ge(0), Le(10_000)] = 0
@@ -95,7 +95,7 @@ class Embedded(Language):
             path.stem,
             timeout_s=self.timeout_s,
             send_seed=True,
-            larger=f"raise the model's context (now {self.context} tokens): model: {{context: ...}}",
+            larger=f"raise the model's context, which is set to {self.context}: model: {{context: ...}}",
         )
 
 

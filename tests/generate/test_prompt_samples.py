@@ -140,12 +140,12 @@ def test_a_prompt_that_the_embedded_model_cannot_hold_fails_its_row_and_says_wha
     operator = Prompt(
         template="{{ x }}", writes="out", max_tokens=4, context=Context(step="p", language=model)
     )
-    out = operator(rows("Say hi.", "word " * 200))
+    out = operator(rows("Say hi.", "word " * 400))
     assert [one and one["error"] for one in out["failed"].to_pylist()] == [None, "ContextWindow"]
     assert out["out"][0].as_py()
     message = out["failed"][1]["message"].as_py()
-    assert "request (231 tokens) exceeds the available context size (128 tokens)" in message
-    assert "raise the model's context (now 128 tokens): model: {context: ...}" in message
+    assert "request (431 tokens) exceeds the available context size (256 tokens)" in message
+    assert "raise the model's context, which is set to 128: model: {context: ...}" in message
 
 
 # Chained steps, with branches: no operator of their own.

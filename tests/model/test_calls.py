@@ -242,3 +242,36 @@ def test_a_request_that_draws_nothing_is_found_when_another_process_answered_it_
 
     assert other.run(after_the_other()).response.text == "answer 1"
     assert model.seen == []
+
+
+def test_work_on_one_models_loop_may_ask_another_and_both_are_kept(tmp_path: Path) -> None:
+    one, other = (Counted(name=name) for name in ("one", "other"))
+    calls = [Calls(model, str(tmp_path)) for model in (one, other)]
+
+    async def turns() -> list[str]:
+        said = ""
+        found = []
+        for number in range(4):
+            call = await calls[number % 2].ask(request(f"Say {said}."), ("row", "step", number))
+            found.append(said := call.response.text)
+        return found
+
+    assert calls[0].run(turns(), [calls[1]]) == ["answer 1", "answer 1", "answer 2", "answer 2"]
+    assert [len(model.seen) for model in (one, other)] == [2, 2]
+    # Another process's answers are taken in for both before any is sent, and none is sent twice.
+    again = [Calls(replace(model, seen=[]), str(tmp_path)) for model in (one, other)]
+    late = Calls(other, str(tmp_path))
+    asked(late, (request("Late."), ORIGIN))
+
+    async def more() -> list[bool]:
+        call = await again[1].ask(request("Late."), ORIGIN)
+        return [call.reused]
+
+    assert again[0].run(more(), [again[1]]) == [True]
+    with pytest.raises(ModelError, match="not now"):
+        failing = Calls(Counted(name="third", errors=(no("Odd"),)), str(tmp_path))
+
+        async def fails() -> Call:
+            return await failing.ask(request(), ORIGIN)
+
+        calls[0].run(fails(), [failing])
