@@ -26,9 +26,10 @@ DATA = Path(os.environ["SYNTHRAY_DATA"])
 
 
 def rate(name: str, verified: list[Any], truth: list[bool]) -> None:
-    right = sum(1 for one, other in zip(verified, truth, strict=True) if one is True and other)
+    right = sum(one is True and other for one, other in zip(verified, truth, strict=True))
+    precision = right / max(1, verified.count(True))
     print(
-        f"{name:44} {len(truth)} rows, {sum(truth)} right; precision {right / max(1, verified.count(True)):.4f} "
+        f"{name:44} {len(truth)} rows, {sum(truth)} right; precision {precision:.4f} "
         f"recall {right / max(1, sum(truth)):.4f} unknown {verified.count(None)}"
     )
 

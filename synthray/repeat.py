@@ -25,9 +25,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 
 from synthray.errors import InputError, QueryError
+from synthray.metric import METRICS as MEASURED
+from synthray.operator import Operator
 from synthray.query import Query
 from synthray.spelling import identifier, quoted
 from synthray.statement import Plan, Statement
+from synthray.table import Table
 
 if TYPE_CHECKING:
     from synthray.task import Task
@@ -67,8 +70,8 @@ class Repeat:
     last round found it; `round`, one row: its `number`, `candidates`, `accepted`, `tokens` and `usd` of the
     last finished round and `all_candidates` ... of all; and `deficit` (see `target`).
 
-    The loop ends after a round in which `until`, an SQL truth value, holds (it also sees the round's
-    `rejects` and `metrics`), after `patience` rounds in a row that accept nothing, or when `candidates` rows
+    The loop ends after a round in which `until` holds: SQL over the row of `round`, which also sees the
+    round's `rejects` and `metrics`, such as "number >= 3 AND accepted < 0.1 * candidates". It ends after `patience` rounds in a row that accept nothing, or when `candidates` rows
     were made. `target` is how many rows the rounds shall give, in all or, with the column `by`, of each of
     its values (a mapping, or one number for all of the task's labels): exactly so many. The first in the
     order of `prefer` (such as "score DESC"), then row_id, are accepted, and for good; what is more is
@@ -105,11 +108,8 @@ class Repeat:
                 raise InputError(f"{name} must be a whole number of at least {least}, but is {value!r}")
         if self.keep not in ("append", "replace"):
             raise InputError(f"keep must be append or replace, but is {self.keep!r}")
-        if not self.steps:
-            raise InputError("steps must be a list of at least one step")
-        for name in (*named, *self.tables):
-            if name.lower() in NAMES:
-                raise InputError(f"the table {name!r} has a name that a loop gives ({', '.join(NAMES)})")
+        self._check_steps()
+        self._check_tables(named)
         if self.target is None:
             if self.by or self.prefer:
                 raise InputError("by and prefer belong to a target; say how many rows, such as target: 100")
@@ -118,7 +118,39 @@ class Repeat:
             raise InputError("a target counts the rows that an appending loop accepts; use keep: append")
         self._check_target(task)
 
+    def _check_steps(self) -> None:
+        if not self.steps:
+            raise InputError("steps must be a list of at least one step")
+        first = getattr(self.steps[0], "work", self.steps[0])
+        makes_rows = isinstance(first, Operator) and first.makes() == "rows"
+        if self.appends and not makes_rows:
+            raise InputError(
+                "keep: append begins each round with a source, such as source.conditions, or source.table "
+                "with `sql` over the pool; keep: replace gives each round the rows of the one before"
+            )
+        if makes_rows and not self.appends:
+            raise InputError(
+                "keep: replace gives each round the rows of the one before, so that its steps begin with no "
+                "source; to add the rows that a source makes use keep: append"
+            )
+
+    def _check_tables(self, named: Sequence[str]) -> None:
+        for name in (*named, *self.tables):
+            if name.lower() in NAMES:
+                raise InputError(f"the table {name!r} has a name that a loop gives ({', '.join(NAMES)})")
+        taken = {name.lower() for name in named}
+        for name, table in self.tables.items():
+            if name.lower() in taken:
+                raise InputError(f"the table {name!r} is one of the recipe's already; choose another name")
+            if isinstance(table, Table):
+                raise InputError(
+                    f"the table {name!r} is files; name it under the recipe's tables, which loops see too: "
+                    "those of a loop are {steps: [...]}"
+                )
+
     def _check_target(self, task: Task) -> None:
+        if self.by == "missing":
+            raise InputError("by: the column 'missing' would hide that of the deficit; derive another")
         if isinstance(self.target, Mapping) and not self.by:
             raise InputError("target maps values to numbers; name the column that has them by `by: COLUMN`")
         if isinstance(self.target, int) and self.by and not task.labels:
@@ -154,18 +186,29 @@ class Repeat:
 
     def check_until(self, relations: Mapping[str, pa.Table], seed: int) -> None:
         """Raise an InputError when `until` or `prefer` is no SQL over the empty relations of a loop."""
-        with Query(relations, seed=seed) as query:
+        ended = {"rejects": REJECTS.empty_table(), "metrics": MEASURED.empty_table()}
+        with Query({**relations, **ended}, seed=seed) as query:
             if self.until:
-                query.bind(f"SELECT ({self.until}\n) AS done")
-                kind = query.schema(f"SELECT ({self.until}\n) AS done").field("done").type
-                if str(kind) not in ("bool", "null"):
-                    raise QueryError(f"until must be true or false, but {self.until} is {kind}")
+                self._check_truth(query)
             try:
                 query.ordering(self.prefer, "pool")
             except QueryError as error:
                 raise InputError(f"prefer: {error}") from None
             if self.by and self.by not in relations["pool"].column_names:
                 raise InputError(f"by: the steps make no column {self.by!r}")
+
+    def _check_truth(self, query: Query) -> None:
+        try:
+            query.bind(self.until, "round")
+            kind = query.schema(self.ending(query)).field("done").type
+        except QueryError as error:
+            raise InputError(f"until: {error}") from None
+        if str(kind) not in ("bool", "null"):
+            raise InputError(f"until must be true or false, but {self.until} is {kind}")
+
+    def ending(self, query: Query) -> str:
+        """Return the SELECT that says whether `until` holds; the same for the same input."""
+        return f"SELECT {query.expression(self.until, 'round')} AS done FROM round"
 
 
 @dataclass(frozen=True)

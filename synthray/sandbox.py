@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,7 @@ class Sandbox:
       ignores (`timeout`);
     - `memory_mb` beyond what the empty process has (RLIMIT_AS): MemoryError or end (`memory`);
     - nothing written (RLIMIT_FSIZE 0; standard output is /dev/null), nothing inherited: an empty environment,
-      an empty folder, no open file but the pipe of the verdict, `python -s -S -P -B`;
+      an empty folder that is gone, no open file but the pipe of the verdict, `python -s -S -P -B`;
     - it ends with the process that holds it: the child dies with its parent, which ends when its input does.
 
     A verdict counts only with a random token that each child gets, written by the harness after the tests;
@@ -59,7 +58,6 @@ class Sandbox:
         self._limits = {"seconds": seconds, "memory_mb": memory_mb}
         self._sql = sql
         self._process: subprocess.Popen[str] | None = None
-        self._folder = ""
 
     def __enter__(self) -> Self:
         if sys.platform != "linux" or platform.machine() not in _MACHINES:
@@ -67,12 +65,7 @@ class Sandbox:
                 f"code is executed on Linux alone ({', '.join(_MACHINES)}), whose kernel can shut it in, but "
                 f"this is {sys.platform} on {platform.machine()}; verify answers, or run it there"
             )
-        self._folder = tempfile.mkdtemp(prefix="synthray-sandbox-")
-        try:
-            self._start()
-        except BaseException:
-            self.close()
-            raise
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +74,6 @@ class Sandbox:
     def close(self) -> None:
         """End the process and whatever it runs."""
         self._end()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def python(self, code: str, tests: str) -> Outcome:
         """Run `code`, then `tests` in the same module: verified when both end without an error."""
@@ -121,21 +113,20 @@ class Sandbox:
             import duckdb
 
             folder = str(Path(duckdb.__file__).parent.parent)
-        self._process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-P", "-B", jail.__file__, folder],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=self._folder,
-            env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
-            start_new_session=True,
-            text=True,
-            encoding="utf-8",
-        )
-        answer = self._answer(None, _START_S)
-        if answer == [None, ""] and self._sql:
-            trial = {"kind": "sql", "query": "SELECT 1", "setup": "", "reference": "SELECT 1", "expected": ""}
-            answer = self._answer(json.dumps({**trial, **self._limits}), _START_S)
+        # The folder is gone once the process is in it: it stays empty, and nothing is left to clear away.
+        with tempfile.TemporaryDirectory(prefix="synthray-sandbox-") as empty:
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-S", "-P", "-B", jail.__file__, folder],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=empty,
+                env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
+                start_new_session=True,
+                text=True,
+                encoding="utf-8",
+            )
+            answer = self._tried()
         if answer is None or answer[0] is not None:
             self._end()
             raise RunFailed(
@@ -143,6 +134,19 @@ class Sandbox:
                 f"{answer[1] if answer else 'the process that would run it did not start'}; the kernel must "
                 "allow seccomp filters (CONFIG_SECCOMP_FILTER, and containers that do not forbid prctl)"
             )
+
+    def _tried(self) -> list[Any] | None:
+        """Return what a new process says of its lock, and where it runs SQL whether it does."""
+        try:
+            answer = self._answer(None, _START_S)
+            if answer == [None, ""] and self._sql:
+                select_1 = "SELECT 1"
+                job = {"kind": "sql", "query": select_1, "setup": "", "reference": select_1, "expected": ""}
+                answer = self._answer(json.dumps({**job, **self._limits}), _START_S)
+        except BaseException:
+            self._end()
+            raise
+        return answer
 
     def _answer(self, line: str | None, seconds: float) -> list[Any] | None:
         """Send a line and return what is answered; None when the process is gone or silent."""

@@ -20,6 +20,7 @@ from synthray.generate.prompt import Prompt
 from synthray.lineage import uniform
 from synthray.model.fake import Fake
 from synthray.model.language import Request
+from synthray.model.store import Store
 from synthray.operator import Context
 
 ROWS = [{"row_id": "r0", "x": "a"}, {"row_id": "r1", "x": "b"}]
@@ -187,12 +188,17 @@ def talk(
     return Asker(made, "step", 2).talks(ROWS, count_down, ["other"]), asked
 
 
-def test_a_question_may_be_made_of_the_answer_before_and_asked_of_another_model(tmp_path: Path) -> None:
+def test_a_question_may_be_made_of_the_answer_before_and_asked_of_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = list[Store](), Store.sync
+    monkeypatch.setattr(Store, "sync", lambda store: (synced.append(store), sync(store))[1])
     found, asked = talk(lambda request: "4", lambda request: str(request.seed), calls=str(tmp_path))
     drawn = [int(uniform("draw", 3, row["row_id"], "step", 1) * 2**31) for row in ROWS]
     assert found == [[4, drawn[0]], [4, drawn[1]]]
     assert sorted(one.messages[0]["content"] for one in asked[1]) == ["a after [4]", "b after [4]"]
-    # On return the answers of both models are kept.
+    # On return the answers of both models are kept, on the disk.
+    assert len(set(map(id, synced))) == 2
     kept = [json.loads(line) for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
     assert len({one["key"] for one in kept}) == 4
     again, later = talk(lambda request: "5", lambda request: "5", calls=str(tmp_path))

@@ -244,7 +244,9 @@ def test_a_request_that_draws_nothing_is_found_when_another_process_answered_it_
     assert model.seen == []
 
 
-def test_work_on_one_models_loop_may_ask_another_and_both_are_kept(tmp_path: Path) -> None:
+def test_work_on_one_models_loop_may_ask_another_and_both_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, other = (Counted(name=name) for name in ("one", "other"))
     calls = [Calls(model, str(tmp_path)) for model in (one, other)]
 
@@ -256,7 +258,10 @@ def test_work_on_one_models_loop_may_ask_another_and_both_are_kept(tmp_path: Pat
             found.append(said := call.response.text)
         return found
 
+    synced, sync = list[Store](), Store.sync
+    monkeypatch.setattr(Store, "sync", lambda store: (synced.append(store), sync(store))[1])
     assert calls[0].run(turns(), [calls[1]]) == ["answer 1", "answer 1", "answer 2", "answer 2"]
+    assert synced == [model._store for model in calls], "what was answered must be on the disk, of both"
     assert [len(model.seen) for model in (one, other)] == [2, 2]
     # Another process's answers are taken in for both before any is sent, and none is sent twice.
     again = [Calls(replace(model, seen=[]), str(tmp_path)) for model in (one, other)]
