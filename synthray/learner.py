@@ -300,7 +300,8 @@ def check_weight(before: pa.Schema, column: str | None) -> None:
     """Raise an InputError when the column of the weights is there but does not hold numbers."""
     if column in before.names:
         kind = before.field(column).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        numeric = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal, pa.types.is_null)
+        if not any(holds(kind) for holds in numeric):
             raise InputError(f"column {column!r} must hold numbers, the weights, but is {kind}")
 
 

@@ -22,7 +22,7 @@ from synthray.progress import Progress
 from synthray.query import Query
 from synthray.repeat import ABOUT, METRICS, Repeat
 from synthray.run import FORMAT, RELATIONS, Run, versions
-from synthray.statement import Select, Statement, Union, Where, one_case, require_table
+from synthray.statement import Derive, Select, Statement, Union, Where, one_case, require_table
 from synthray.step import Checked, Step, told, where
 from synthray.table import Table
 from synthray.task import Task
@@ -160,9 +160,9 @@ class Pipeline:
 
     def check(self) -> list[Checked]:
         """Return the steps, known to fit each other; raises an InputError before anything is done."""
-        return self._check()[0]
+        return self.checked_with_tables()[0]
 
-    def _check(self) -> tuple[list[Checked], dict[str, pa.Schema]]:
+    def checked_with_tables(self) -> tuple[list[Checked], dict[str, pa.Schema]]:
         """Return the steps and the schemas of the named tables."""
         schemas = self._table_schemas()
         checked = self.checked(schemas)
@@ -248,29 +248,43 @@ class Pipeline:
         if schema is None and not loop.appends:
             raise RecipeError("keep: replace needs rows that come in; put a source before the loop")
         came, inner = _identified(schema), self.inside(step, 1)
-        again = _asking(inner) & _asking(self)
-        if again:
-            raise RecipeError(f"{min(again)} is used in the loop and outside; give one `as: NAME`")
+        self._check_names(step, inner)
 
         def given(pool: pa.Schema, *, guess: bool = False) -> tuple[pa.Schema, dict[str, pa.Schema]]:
-            deficit = loop.deficit({"": 1}).schema
-            shown = {**schemas, "pool": pool, "previous": pool, "round": ABOUT, "deficit": deficit}
+            shown = {**schemas, "pool": pool, "previous": pool, "round": ABOUT}
+            if loop.target is not None:
+                shown["deficit"] = loop.deficit({"": 1}).schema
             for name, table in loop.tables.items():
                 shown[name] = table.of(name, inner).checked(shown, guess=guess)[-1].after
             last = inner.checked(shown, None if loop.appends else pool, guess=guess)[-1].after
             return _widened(came, last), shown
 
-        # The pool holds what the steps give, and they may read it: first a guess, then until it stays.
-        pool, _ = given(came, guess=True)
+        # The pool holds what the steps give, and they may read it: guessed until it stays, then checked.
+        pool = came
         for _ in range(_SETTLES):
-            after, shown = given(pool)
-            if after == pool:
+            before, (pool, _) = pool, given(pool, guess=True)
+            if pool == before:
                 break
-            pool = after
-        else:
+        after, shown = given(pool)
+        if after != pool:
             raise RecipeError(f"the columns of the pool change with every round: {', '.join(pool.names)}")
         loop.check_until({name: held.empty_table() for name, held in shown.items()}, self.seed)
         return Checked(replace(step, work=replace(loop, schemas=shown)), came, pool)
+
+    def _check_names(self, step: Step, inner: Pipeline) -> None:
+        """Columns are named after the steps that ask a model, ids and counts after a step and its round."""
+        again = _asking(inner) & _asking(self)
+        if again:
+            raise RecipeError(f"{min(again)} is used in the loop and outside; give one `as: NAME`")
+        names = {one.name for one in inner.named()}
+        for other in self.named():
+            if isinstance(other.work, Repeat) and other.name != step.name:
+                twice = names & {one.name for one in self.inside(other, 1).named()}
+                if twice:
+                    raise RecipeError(
+                        f"{min(twice)} is a step of the loop {other.name!r} too; give one `as: NAME`, which "
+                        "names its draws, columns and metrics"
+                    )
 
     def _check_needs(self, operator: Operator, before: pa.Schema, schemas: Mapping[str, pa.Schema]) -> None:
         for name in operator.reads:
@@ -319,7 +333,7 @@ class Pipeline:
 
         Committed stages with unchanged fingerprints are skipped, answered calls are not asked again.
         """
-        checked, schemas = self._check()
+        checked, schemas = self.checked_with_tables()
         run = Run.claim(Path(out), self.name)
         try:
             self._start(run, retry_failed)
@@ -453,8 +467,13 @@ def _likely(step: Step, before: pa.Schema) -> pa.Schema:
     """Return what a step that cannot be checked yet will probably leave: columns that it names hold text."""
     import pyarrow as pa
 
+    import pyarrow as pa
+
     work = step.work
     try:
+        if isinstance(work, Derive):
+            new = [pa.field(name, pa.null()) for name in work.columns if name not in before.names]
+            return pa.schema([*before, *new])
         return work.schema(before) if isinstance(work, Operator) else before
     except Exception:  # this is a guess: the check that counts comes after it, and says what is wrong
         named = getattr(work, "columns", ())

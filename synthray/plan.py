@@ -44,8 +44,7 @@ class _Planning:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines, those of tables that are pipelines first."""
-        checked = self.pipeline.check()
-        schemas = checked[0].step.work.context.schemas if isinstance(checked[0].step.work, Operator) else {}
+        checked, schemas = self.pipeline.checked_with_tables()
         lines: list[dict[str, Any]] = []
         for name, table in self.pipeline.tables.items():
             if isinstance(table, Files):
@@ -141,14 +140,17 @@ def samples(pipeline: Pipeline) -> list[dict[str, str]]:
     return _samples(pipeline, pipeline.check())
 
 
-def _samples(pipeline: Pipeline, checked: Sequence[Checked]) -> list[dict[str, str]]:
+def _samples(
+    pipeline: Pipeline, checked: Sequence[Checked], rows: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
-    rows = _first_rows(checked[0])
+    rows = rows or _first_rows(checked[0])
     for one in checked:
         loop = one.step.work
         if isinstance(loop, Repeat):
             inner = pipeline.inside(one.step, 1)
-            found += _samples(inner, inner.checked(loop.schemas, None if loop.appends else one.after))
+            begun = (None, []) if loop.appends else (one.after, rows)
+            found += _samples(inner, inner.checked(loop.schemas, begun[0]), begun[1])
             continue
         for row, texts in _prompts(one, rows):
             found += [
@@ -157,7 +159,7 @@ def _samples(pipeline: Pipeline, checked: Sequence[Checked]) -> list[dict[str, s
     return found
 
 
-def _prompts(one: Checked, rows: list[dict[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
+def _prompts(one: Checked, rows: Sequence[dict[str, Any]]) -> list[tuple[Mapping[str, Any], list[str]]]:
     """Return the rows that can be asked for now, with the texts of their questions."""
     work = one.step.work
     if not isinstance(work, Operator) or not isinstance(work, Asks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -81,6 +82,8 @@ class Rounds:
     done: list[Round] = field(default_factory=list)
     records: list[StageRecord] = field(default_factory=list)
     accepted: list[Table] = field(default_factory=list)
+    held: Counter[str] = field(default_factory=Counter)
+    """How many rows were accepted, by the values of the target's `by`."""
     why: str = ""
     """Why it ended."""
 
@@ -133,12 +136,7 @@ class Rounds:
 
     def missing(self) -> dict[str, int]:
         """Return how many rows are still to be accepted of each value that the target names."""
-        if not self.wanted:
-            return {}
-        by = f"CAST({identifier(self.loop.by)} AS VARCHAR)" if self.loop.by else "''"
-        with Query({"accepted": _joined([self.nothing, *self.accepted])}) as query:
-            held = dict(query.rows(f"SELECT {by}, count(*) FROM accepted GROUP BY ALL"))
-        return {value: count - int(held.get(value, 0)) for value, count in self.wanted.items()}
+        return {value: count - self.held[value] for value, count in self.wanted.items()}
 
     # A round.
 
@@ -156,8 +154,9 @@ class Rounds:
             inner.make_table(name, table.of(name, pipeline), f"{self.at}.{number}")
         appends = self.loop.appends
         held = list(self.records)
+        checked = pipeline.checked(self.loop.schemas, None if appends else self.checked.after)
         records, fingerprint = inner.chain(
-            pipeline.checked(self.loop.schemas, None if appends else self.checked.after),
+            checked,
             lambda made: self.note([*_folders(held), *made]),
             None if appends else held[-1],
             digest("round", self.name, pipeline.seed, "" if appends else self.digest),
@@ -167,10 +166,14 @@ class Rounds:
         candidates = sum(one.totals()["rows_made"] - one.totals()["rows_expanded"] for one in records)
         if appends:
             return Round(tuple(records), candidates, self._accept(number, records[-1], fingerprint, tables))
-        self.previous, self.pool = self.pool, self.work.run.table(records[-1])
+        if not _same(checked[-1].after, self.checked.after):
+            # The steps drop columns, as a fold does: the next round has them, empty.
+            widening = Beginning(step=f"{self.name}@{number}")
+            self._stage(number, digest(fingerprint, str(self.checked.after)), widening, records[-1], {})
+        last = self.records[-1]
+        self.previous, self.pool = self.pool, self.work.run.table(last)
         self.digest = fingerprint
-        kept = records[-1].rows_kept
-        return Round(tuple(records), candidates + held[-1].rows_kept, kept)
+        return Round(tuple(records), candidates + held[-1].rows_kept, last.rows_kept)
 
     def _accept(self, number: int, last: StageRecord, fingerprint: str, tables: Mapping[str, Table]) -> int:
         """Let what a round gave join the pool; return how many rows that are."""
@@ -182,6 +185,10 @@ class Rounds:
         record = self._stage(number, deciding, acceptance, last, tables)
         self.previous = self.work.run.table(record)
         self.accepted.append(self.previous)
+        if self.wanted:
+            by = f"CAST({identifier(loop.by)} AS VARCHAR)" if loop.by else "''"
+            with Query({"accepted": self.previous}) as query:
+                self.held.update(dict(query.rows(f"SELECT {by}, count(*) FROM accepted GROUP BY ALL")))
         self.pool = _joined([self.pool, self.previous])
         self.digest = digest(self.digest, deciding)
         return record.rows_kept
@@ -251,7 +258,7 @@ class Rounds:
         relations["rejects"] = Table(tuple(rejects), "parquet") if rejects else REJECTS.empty_table()
         with Query(relations, seed=self.work.pipeline.seed) as query:
             try:
-                return bool(query.value(f"SELECT ({self.loop.until}\n) AS done"))
+                return bool(query.value(self.loop.ending(query)))
             except QueryError as error:
                 raise RunFailed(f"{self.name}: until: {error}") from error
 
@@ -278,6 +285,11 @@ class Rounds:
 
 def _folders(records: Sequence[StageRecord]) -> list[str]:
     return [one.folder for one in records]
+
+
+def _same(ours: pa.Schema, theirs: pa.Schema) -> bool:
+    """Say whether both have the same columns, in whatever order."""
+    return {(one.name, one.type) for one in ours} == {(one.name, one.type) for one in theirs}
 
 
 def _joined(tables: Sequence[Table]) -> Table:

@@ -147,11 +147,11 @@ class Table(Operator):
         if self.path:
             return Query({"given": Files.find(self.path, Path(self.base))}, writable=writable)
         context = self.context
+        # Those that are not named are there for what a message says of a misspelt one.
         empty = {name: schema.empty_table() for name, schema in context.schemas.items()}
-        held = {**empty, **context.tables} if self._ready() else {**context.tables, **empty}
-        named = {name.lower() for name in self.table_names}
-        shown = {name: table for name, table in held.items() if name.lower() in named}
-        return Query(shown, seed=context.seed, writable=writable)
+        named = {name: table for name, table in context.tables.items() if name in self.table_names}
+        held = {**empty, **named} if self._ready() else {**named, **empty}
+        return Query(held, seed=context.seed, writable=writable)
 
 
 def _require_ids(query: Query, rows: str) -> None:
