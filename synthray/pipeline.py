@@ -467,8 +467,6 @@ def _likely(step: Step, before: pa.Schema) -> pa.Schema:
     """Return what a step that cannot be checked yet will probably leave: columns that it names hold text."""
     import pyarrow as pa
 
-    import pyarrow as pa
-
     work = step.work
     try:
         if isinstance(work, Derive):

@@ -70,13 +70,14 @@ class Repeat:
     last round found it; `round`, one row: its `number`, `candidates`, `accepted`, `tokens` and `usd` of the
     last finished round and `all_candidates` ... of all; and `deficit` (see `target`).
 
-    The loop ends after a round in which `until` holds: SQL over the row of `round`, which also sees the
-    round's `rejects` and `metrics`, such as "number >= 3 AND accepted < 0.1 * candidates". It ends after `patience` rounds in a row that accept nothing, or when `candidates` rows
-    were made. `target` is how many rows the rounds shall give, in all or, with the column `by`, of each of
-    its values (a mapping, or one number for all of the task's labels): exactly so many. The first in the
-    order of `prefer` (such as "score DESC"), then row_id, are accepted, and for good; what is more is
-    rejected as `surplus`. `deficit` holds what is `missing`, by the values of `by` of which some is. A loop
-    that ends short of its target fails the run, and its pool is kept.
+    The loop ends after a round in which `until` holds (SQL over the row of `round`, such as "number >= 3 AND
+    accepted < 0.1 * candidates"; it also sees the round's `rejects` and `metrics`), after `patience` rounds
+    in a row that accept nothing, or when `candidates` rows were made. `target` is how many rows the rounds
+    shall give, in all or, with the column `by`, of each of its values (a mapping, or one number for all of
+    the task's labels): exactly so many. The first in the order of `prefer` (such as "score DESC"), then
+    row_id, are accepted, and for good; what is more is rejected as `surplus`. `deficit` holds what is
+    `missing`, by the values of `by` of which some is. A loop that ends short of its target fails the run, and
+    its pool is kept.
     """
 
     kind: ClassVar[str] = "repeat"

@@ -28,7 +28,7 @@ WORDS = {
     "Sci/Tech": "telescope software planet genes laboratory robot chip satellite virus browser orbit data",
 }
 COMMON = "the of and after before said on monday in a with new old first week people year place".split()
-SMALL = ["first.rows=40", "repeat.target=9", "demonstrations.top=3", "demonstrations.k=3", "conditions.rows=24"]
+SMALL = ["first.rows=40", "repeat.target=6", "demonstrations.top=3", "demonstrations.k=3", "conditions.rows=26"]
 REFUSAL = "I'm sorry, but I cannot write a news report about this today."
 
 
@@ -86,14 +86,15 @@ def helpful(pool: list[dict[str, Any]], seed: int) -> dict[str, list[str]]:
     }
 
 
+@pytest.fixture(scope="module", name="run")
+def made(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    pipeline = replace(load("progen", settings=SMALL), model=Fake(script=write))
+    return pipeline.run(tmp_path_factory.mktemp("progen") / "run", quiet=True)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 class TestProGen:
-    @pytest.fixture(scope="class")
-    def run(self, tmp_path_factory: pytest.TempPathFactory) -> Run:
-        pipeline = replace(load("progen", settings=SMALL), model=Fake(script=write))
-        return pipeline.run(tmp_path_factory.mktemp("progen") / "run", quiet=True)
-
     def test_the_examples_of_each_round_are_the_most_helpful_rows_of_the_label(self, run: Run) -> None:
         rows = run.sql("SELECT * FROM rows").to_pylist()
         pool = run.sql("SELECT * FROM dataset").to_pylist()
@@ -109,7 +110,7 @@ class TestProGen:
         assert {number for number, _ in seen} == set(range(1, rounds + 1))
 
     def test_a_row_that_harms_is_no_example_however_few_there_are(self, run: Run) -> None:
-        rows = run.sql("SELECT * FROM rows WHERE round IS NOT NULL").to_pylist()
+        rows = run.sql("SELECT * FROM rows WHERE round > 0").to_pylist()
         validation = {row["row_id"] for row in run.sql("SELECT row_id FROM dataset WHERE validation").to_pylist()}
         assert validation
         used = {one for row in rows for one in row["demos_row_ids"] or ()}
@@ -119,7 +120,7 @@ class TestProGen:
         assert all(row["held"] == row["n"] // 2 for row in kept)
 
     def test_half_of_the_prompts_have_examples_and_the_model_sees_them(self, run: Run) -> None:
-        rows = run.sql("SELECT * FROM rows WHERE round IS NOT NULL").to_pylist()
+        rows = run.sql("SELECT * FROM rows WHERE round > 0").to_pylist()
         prompts = {
             row["key"]: row["prompt"]
             for row in run.sql("SELECT key, request->>'$.messages[0].content' AS prompt FROM calls").to_pylist()
@@ -130,7 +131,7 @@ class TestProGen:
         assert 0.3 < share < 0.7
 
     def test_a_text_with_nine_tenths_of_an_examples_words_is_rejected(self, run: Run) -> None:
-        rows = run.sql("SELECT * FROM rows WHERE round IS NOT NULL AND demos IS NOT NULL").to_pylist()
+        rows = run.sql("SELECT * FROM rows WHERE round > 0 AND demos IS NOT NULL").to_pylist()
         assert any(row["reject_reason"] == "copies_an_example" for row in rows)
         for row in rows:
             if row["reject_reason"] in ("too_long_or_short", "no_answer"):
@@ -141,15 +142,17 @@ class TestProGen:
 
     def test_exactly_so_many_of_each_label_whatever_is_dropped(self, run: Run) -> None:
         made = run.sql("SELECT label, text FROM dataset WHERE round > 0").to_pylist()
-        assert Counter(row["label"] for row in made) == dict.fromkeys(LABELS, 9)
+        assert Counter(row["label"] for row in made) == dict.fromkeys(LABELS, 6)
         assert len({row["text"] for row in made}) == len(made)
         why = {row["reason"] for row in run.sql("SELECT DISTINCT reject_reason AS reason FROM rejects").to_pylist()}
         assert {"copies_an_example", "no_answer", "too_long_or_short", "like_an_older_row", "surplus"} <= why
 
     def test_rounds_without_rows_end_it_and_what_there_is_is_kept(self, tmp_path: Path) -> None:
-        settings = [*SMALL, "demonstrations.share=1.0"]
-        pipeline = replace(load("progen", settings=settings), model=Fake(script=dry))
-        with pytest.raises(RunFailed, match="3 rounds in a row gave no row"):
+        settings = [*SMALL, "demonstrations.share=1.0", "repeat.patience=2", "conditions.rows=6"]
+        pipeline = load("progen", settings=settings)
+        # What measures and exports has no part in it.
+        pipeline = replace(pipeline, model=Fake(script=dry), steps=pipeline.steps[:-3])
+        with pytest.raises(RunFailed, match="2 rounds in a row gave no row"):
             pipeline.run(tmp_path / "run", quiet=True)
         assert Run.read(tmp_path / "run").sql("SELECT count(*) AS n FROM dataset").to_pylist()[0]["n"] > 20
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ PROBLEMS = {"easy": "11", "half": "20", "hard": "7", "never": "5", "mute": "3", 
 def solved(request: Request) -> str:
     """Solve problems at rates of their own; no two right answers calculate alike, but those of `alike`."""
     name = re.search(r"Problem: (\w+)", request.messages[-1]["content"])[1]  # type: ignore[index]
-    chance, odd = request.seed % 1000 / 1000, f"{request.seed} + 0 = {request.seed}."
+    chance, odd = zlib.crc32(f"1 {request.seed}".encode()) / 2**32, f"{request.seed} + 0 = {request.seed}."
     right = f"{odd} Answer: {PROBLEMS[name]}"
     wrong = f"{odd} Answer: 999"
     return {
@@ -190,7 +191,7 @@ def test_the_variant_that_votes_keeps_what_most_samples_say(tmp_path: Path) -> N
     assert run.sql("SELECT problem, vote_answer FROM dataset").to_pylist() == [
         {"problem": "plums", "vote_answer": "11"}
     ]
-    assert run.sql("SELECT DISTINCT reason FROM rejects").to_pylist() == [{"reason": "no_majority"}]
+    assert run.sql("SELECT DISTINCT reason FROM reasons").to_pylist() == [{"reason": "no_majority"}]
     assert run.sql("SELECT count(*) AS n FROM calls").to_pylist() == [{"n": 24 * 8}]
 
 

@@ -1,0 +1,43 @@
+"""A shipped recipe with a scripted model, in its tables too; and what tests ask of its run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from synthray.model.fake import Fake, Script
+from synthray.pipeline import Pipeline
+from synthray.recipe import load
+
+if TYPE_CHECKING:
+    from synthray.run import Run
+
+
+def scripted(recipe: str, script: Script, *settings: str) -> Pipeline:
+    """Return a shipped recipe of which all calls are answered by `script`."""
+    model = Fake(script=script)
+    found = load(recipe, settings=settings)
+    tables = {
+        name: replace(table, model=model) if isinstance(table, Pipeline) else table
+        for name, table in found.tables.items()
+    }
+    return replace(found, model=model, tables=tables)
+
+
+def rows(run: Run, sql: str) -> list[dict[str, Any]]:
+    """Return what a run answers."""
+    return list(run.sql(sql).to_pylist())
+
+
+def reasons(run: Run) -> Counter[str]:
+    """Return how many rows were rejected for which reason."""
+    return Counter(row["reason"] for row in rows(run, "SELECT reason FROM rejects"))
+
+
+def conserved(run: Run) -> bool:
+    """Return whether every step says of each of its rows what became of it."""
+    sql = (
+        "SELECT rows_in + rows_made - rows_kept - rows_rejected - rows_failed - rows_expanded AS x FROM steps"
+    )
+    return {row["x"] for row in rows(run, sql)} == {0}
