@@ -53,6 +53,8 @@ REJECTS: pa.Schema = pa.schema([(name, pa.string()) for name in ("row_id", "step
 METRICS = ("rounds", "candidates", "accepted", "yield", "missing")
 """What a loop measures of itself: the whole, and each round (the slice round=2) but for `missing`."""
 
+_TWICE = "is in the pool already; a source.table over the pool makes new rows by children: true"
+
 SURPLUS = "surplus"
 """Why a row is rejected that would be more than the target asks for."""
 
@@ -236,7 +238,7 @@ class Acceptance(Statement):
     def plan(self, query: Query, before: str, *, guard: bool) -> Plan:
         """Rank the rows of each value; those beyond what is missing are surplus."""
         accepted = "SELECT * FROM nothing UNION ALL BY NAME SELECT "
-        forbidden = {f"SELECT row_id FROM {before} SEMI JOIN pool USING (row_id)": "is in the pool already"}
+        forbidden = {f"SELECT row_id FROM {before} SEMI JOIN pool USING (row_id)": _TWICE}
         if not self.counted:
             return Plan(rows=f"{accepted} * FROM {before}", forbidden=forbidden)
         by = identifier(self.by) if self.by else ""

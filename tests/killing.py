@@ -13,38 +13,35 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import synthray
 from synthray.lineage import digest
 from synthray.model.fake import Fake
-from synthray.model.language import Request
 from synthray.query import Query
 from synthray.recipe import load
 from synthray.run import StageRecord
+
+if TYPE_CHECKING:
+    from synthray.model.language import Request
 
 
 def main(run: str, recipe: str, log: str, spot: str = "") -> None:
     """Run the recipe on a model that answers one call at a time and keeps a log of them."""
     kind, _, place = spot.partition(":")
-    if kind == "call":
-        model = _logging(log, int(place))
-    else:
-        model = _logging(log, 0)
+    model = _logging(Path(log), int(place) if kind == "call" else 0)
     if kind == "write":
         _kill_after(Query, "write", lambda arguments: place in str(arguments[-1]))
     if kind == "commit":
         _kill_after(StageRecord, "write", lambda arguments: place in arguments[0].folder)
-    loaded: synthray.Pipeline = replace(load(Path(recipe)), model=model)
-    loaded.run(run, quiet=True)
+    replace(load(Path(recipe)), model=model).run(run, quiet=True)
 
 
-def _logging(log: str, last: int) -> Fake:
+def _logging(log: Path, last: int) -> Fake:
     driver = os.getpid()
 
     def answer(request: Request) -> str:
         asked = digest(request.messages, request.seed)
-        with open(log, "a+", encoding="utf-8") as file:
+        with log.open("a+", encoding="utf-8") as file:
             file.seek(0)
             if last and len(file.readlines()) + 1 >= last:
                 os.kill(driver, signal.SIGKILL)

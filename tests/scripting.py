@@ -32,7 +32,7 @@ def rows(run: Run, sql: str) -> list[dict[str, Any]]:
 
 def reasons(run: Run) -> Counter[str]:
     """Return how many rows were rejected for which reason."""
-    return Counter(row["reason"] for row in rows(run, "SELECT reason FROM rejects"))
+    return Counter(row["reject_reason"] for row in rows(run, "SELECT reject_reason FROM rejects"))
 
 
 def conserved(run: Run) -> bool:

@@ -213,7 +213,14 @@ class TestRounds:
         ("      by: label\n", "      target: {a: 3}\n", r"'target' is there twice"),
         ("max: 12", "max: 0", r"max should be|max must be"),
         ("max: 12", "until: lenght(1)", r"lenght"),
-        ("max: 12", "until: count(*)", r"until must be true or false"),
+        ("max: 12", "until: number + 1", r"until must be true or false"),
+        ("max: 12", "until: random() > 0.5", r"until: random\(\) is refused"),
+        ("max: 12", "tables: {more: recipe.yaml}", r"'more' is files; name it under the recipe's tables"),
+        (
+            "        - source.conditions:",
+            "        - derive: {x: '1'}\n        - source.conditions:",
+            r"append begins",
+        ),
         ("max: 12", "keep: replace", r"keep: append"),
         ("max: 12", "prefer: nothing DESC", r"prefer: .*nothing"),
         ("max: 12", "patiense: 3", r"no key 'patiense'; did you mean 'patience'"),
@@ -247,6 +254,29 @@ def test_a_table_may_not_have_the_name_of_a_loops(write: Write) -> None:
     write(SEEDS, "seeds.jsonl")
     with pytest.raises(InputError, match="the table 'pool' has a name that a loop gives"):
         load(write(EXACT.replace("model:", "tables: {pool: seeds.jsonl}\nmodel:"))).check()
+
+
+def test_what_a_loop_makes_it_may_read(write: Write) -> None:
+    more = """
+      until: "number > 2 AND (SELECT count(*) FROM rejects) > 9 AND (SELECT max(value) FROM metrics) > 0"
+"""
+    text = EXACT.replace("      by: label\n", f"      by: label{more}")
+    text = text.replace(
+        "- derive: {text: ", "- derive: {made: 'coalesce((SELECT max(made) FROM pool), 0) + 1', text: "
+    )
+    schema = load(write(text)).check()[-1].after
+    assert str(schema.field("made").type) == "int32"
+
+
+def test_a_deficit_is_of_a_target(write: Write) -> None:
+    with pytest.raises(InputError, match="deficit"):
+        load(write(EXACT.replace("      target: 5\n      by: label\n", ""))).check()
+
+
+def test_two_loops_share_no_step(write: Write) -> None:
+    twice = EXACT.replace("  - derive: {size: length(text)}\n", "") + EXACT.partition("steps:\n")[2]
+    with pytest.raises(InputError, match="is a step of the loop 'repeat_2' too; give one `as: NAME`"):
+        load(write(twice)).check()
 
 
 def test_a_loops_step_takes_settings_from_the_command_line(write: Write) -> None:

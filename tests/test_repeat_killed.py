@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import killing
 import pytest
 
 from synthray.errors import BudgetSpent, TooManyFailed
@@ -63,9 +66,48 @@ steps:
   - export.parquet: {}
 """
 
+COUNTING = """
+name: counting
+seed: 3
+tables: {seeds: seeds.jsonl}
+steps:
+  - source.table: {table: seeds}
+  - repeat:
+      max: 9
+      target: {one: 3, two: 2, three: 1}
+      by: word
+      prefer: size DESC
+      tables:
+        held: {steps: [{source.table: {table: pool}}, {where: "word <> 'four'", reason: four}]}
+      steps:
+        - source.table: {sql: "SELECT word, missing + 1 AS size FROM deficit JOIN seeds USING (word)"}
+        - where: chance(row_id, 'kept') < 0.7
+          reason: chance
+        - derive: {others: "(SELECT count(*) FROM held) + count(*) OVER ()"}
+  - export.parquet: {}
+"""
+
+FOLDING = """
+name: folding
+seed: 1
+tables: {seeds: seeds.jsonl}
+steps:
+  - source.table: {table: seeds}
+  - repeat:
+      keep: replace
+      max: 3
+      steps:
+        - derive: {seen: "coalesce(seen, 0) + (SELECT number FROM round)"}
+        - where: seen < 9
+          reason: seen
+        - sql: >-
+            SELECT length(word) || 'y' AS word, max(seen) AS seen, list(row_id ORDER BY row_id) AS parents
+            FROM rows GROUP BY 1
+  - export.parquet: {}
+"""
+
 SEEDS = "".join(f'{{"word": "{word}", "rest": 1}}\n' for word in ("one", "two", "three", "four"))
 COUNTED = "SELECT step, operator, rows_in, rows_made, rows_kept, rows_rejected, rows_expanded FROM funnel"
-LATER = "SELECT row_id FROM dataset WHERE round > 1"
 
 
 def process(run: Path, recipe: Path, log: Path, spot: str = "") -> int:
@@ -88,31 +130,49 @@ def exported(run: Path) -> bytes:
     return file.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("recipe", "spots"),
-    [
-        (EXACT, ("call:15", "write:-shown_where", "write:where_near_duplicate@2", "commit:derive@2")),
-        (EXACT, ("commit:repeat@1", "write:repeat@2", "commit:repeat@2", "write:02-export")),
-        (REPLACING, ("call:6", "write:derive@2", "write:repeat@2", "commit:repeat@2")),
-    ],
-)
-def test_a_loop_that_was_killed_gives_the_same_pool_and_asks_nothing_again(
-    write: Write, tmp_path: Path, recipe: str, spots: tuple[str, ...]
+def same(run: Path, whole: Path) -> None:
+    assert exported(run) == exported(whole)
+    ours, theirs = Run.read(run), Run.read(whole)
+    for sql in (COUNTED, "SELECT * FROM measured", "SELECT * FROM reasons", "SELECT stage FROM steps"):
+        assert ours.sql(sql).equals(theirs.sql(sql)), sql
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(("recipe", "call"), [(EXACT, 15), (REPLACING, 6)])
+def test_a_loop_that_was_killed_as_it_asked_gives_the_same_pool_and_asks_nothing_again(
+    write: Write, tmp_path: Path, recipe: str, call: int
 ) -> None:
     write(SEEDS, "seeds.jsonl")
     path, log, whole = write(recipe), tmp_path / "log", tmp_path / "whole-log"
-    assert process(tmp_path / "whole", path, whole) == 0
-    for spot in spots:
-        assert process(tmp_path / "run", path, log, spot) == -signal.SIGKILL, spot
-    assert process(tmp_path / "run", path, log) == 0
+    assert process(tmp_path / "run", path, log, f"call:{call}") == -signal.SIGKILL
+    assert len(log.read_text().splitlines()) == call - 1
+    found = Run.read(tmp_path / "run")
+    assert [one.folder for one in found.stages() if "@1" in one.folder], "the first round is over"
+    assert not [one.folder for one in found.stages() if "prompt-2" in one.folder]
+    killing.main(str(tmp_path / "run"), str(path), str(log))
+    killing.main(str(tmp_path / "whole"), str(path), str(whole))
     asked = log.read_text().splitlines()
     assert len(asked) == len(set(asked))
     assert sorted(asked) == sorted(whole.read_text().splitlines())
-    assert exported(tmp_path / "run") == exported(tmp_path / "whole")
-    run, undisturbed = Run.read(tmp_path / "run"), Run.read(tmp_path / "whole")
-    assert undisturbed.sql(LATER).num_rows or recipe is REPLACING
-    for sql in (COUNTED, "SELECT * FROM measured", "SELECT * FROM reasons", "SELECT stage FROM steps"):
-        assert run.sql(sql).equals(undisturbed.sql(sql)), sql
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("recipe", [COUNTING, FOLDING])
+def test_a_loop_that_was_killed_between_and_in_stages_gives_the_same_pool(
+    write: Write, tmp_path: Path, recipe: str
+) -> None:
+    write(SEEDS, "seeds.jsonl")
+    path, log = write(recipe), tmp_path / "log"
+    assert process(tmp_path / "whole", path, log) == 0
+    stages = [one.folder for one in Run.read(tmp_path / "whole").all_stages()]
+    second = [one for one in stages if re.match(r"02\.2", one)]
+    assert len(second) >= 3
+    for folder in second:
+        assert process(tmp_path / "run", path, log, f"write:{folder}") == -signal.SIGKILL, folder
+    shutil.rmtree(tmp_path / "run" / "stages" / second[-2])
+    assert process(tmp_path / "run", path, log, f"commit:{second[-1]}") == -signal.SIGKILL
+    assert process(tmp_path / "run", path, log) == 0
+    same(tmp_path / "run", tmp_path / "whole")
 
 
 def loaded(write: Write, recipe: str, *settings: str, **replaced: str) -> synthray.Pipeline:
@@ -167,7 +227,9 @@ class TestGoingOn:
         run = pipeline.run(tmp_path / "run", quiet=True)
         lost = column(run, "SELECT count(*) AS x FROM failures")[0]
         answered = set(column(run, "SELECT key AS x FROM calls WHERE error IS NULL"))
-        assert lost and set(column(run, "SELECT step AS x FROM failures")) <= {f"prompt@{n}" for n in (1, 2, 3)}
+        assert lost and set(column(run, "SELECT step AS x FROM failures")) <= {
+            f"prompt@{n}" for n in (1, 2, 3)
+        }
         again = pipeline.run(tmp_path / "run", quiet=True, retry_failed=True)
         assert answered <= set(column(again, "SELECT key AS x FROM calls WHERE error IS NULL"))
         keys = "SELECT count(*) - count(DISTINCT key) AS x FROM calls WHERE error IS NULL"

@@ -11,6 +11,7 @@ from synthray.errors import InputError
 from synthray.lineage import RESERVED
 from synthray.model.store import calls_relation
 from synthray.query import Query
+from synthray.repeat import Repeat
 from synthray.spelling import quoted
 from synthray.table import Table
 
@@ -57,6 +58,8 @@ class _Stage:
     """What a stage says of the rows that are asked for."""
 
     record: StageRecord
+    aside: bool = False
+    """Whether it is of a table that a loop makes in each round, mostly of copies of the pool's rows."""
     kept: dict[str, Row] = field(default_factory=dict)
     rejected: dict[str, tuple[str, str]] = field(default_factory=dict)
     failed: dict[str, Row] = field(default_factory=dict)
@@ -74,7 +77,13 @@ def histories(run: Run, row_ids: Sequence[str]) -> list[History]:
             if listed := getattr(record, name):
                 relations[f"{name}_{number}"] = Table(run.paths(listed), "parquet")
     with Query(relations, seed=run.state.get("seed", 0), files=tuple(files)) as query:
-        stages = [_Stage(record) for record in records]
+        aside = {
+            one
+            for name, folders in run.state.get("table_stages", {}).items()
+            if "@" in name
+            for one in folders
+        }
+        stages = [_Stage(record, record.folder in aside) for record in records]
         parents = _read(query, stages, relations, row_ids)
         for one in row_ids:
             if not any(one in stage.kept or one in stage.failed for stage in stages):
@@ -209,9 +218,15 @@ def _events(row_id: str, stages: list[_Stage], calls: dict[str, Row]) -> list[Ev
     events: list[Event] = []
     before: Row | None = None
     last = ""
+    there = [stage for stage in stages if row_id in stage.kept or row_id in stage.failed]
+    alone = all(stage.aside for stage in there)
     for stage in stages:
+        if stage.aside and not alone:
+            continue  # a loop's table chooses among copies of rows, which go on elsewhere
         record = stage.record
-        row, goes_on = stage.kept.get(row_id), before is not None and record.before == last
+        # The end of a loop takes up the rows that its rounds accepted.
+        follows = record.before == last or record.steps[-1].operator == Repeat.kind
+        row, goes_on = stage.kept.get(row_id), before is not None and follows
         if row is not None:
             events += _went_on(row_id, row, before if goes_on else None, record, calls)
             before, last = row, record.folder

@@ -149,7 +149,8 @@ class Table(Operator):
         context = self.context
         # Those that are not named are there for what a message says of a misspelt one.
         empty = {name: schema.empty_table() for name, schema in context.schemas.items()}
-        named = {name: table for name, table in context.tables.items() if name in self.table_names}
+        names = self.table_names
+        named = {name: table for name, table in context.tables.items() if name in names}
         held = {**empty, **named} if self._ready() else {**named, **empty}
         return Query(held, seed=context.seed, writable=writable)
 

@@ -6,17 +6,18 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from synthray import cookbook
 from synthray.model.fake import Fake
-from synthray.model.language import Request
 from synthray.recipe import load
-from synthray.run import Run
+
+if TYPE_CHECKING:
+    from synthray.model.language import Request
+    from synthray.run import Run
 
 BRIEFS = cookbook.SHIPPED / "data" / "news_briefs.jsonl"
 LABELS = ["Business", "Sci/Tech", "Sports", "World"]
@@ -90,7 +91,9 @@ class TestCleanlabDenoise:
         named = {frozenset(label for label in LABELS if f"- {label}:" in one) for one in prompts}
         assert named == {frozenset(LABELS)}, "each label stands in the list of labels, none apart"
 
-    def test_the_label_of_two_of_three_stands_and_three_labels_leave(self, rows: list[dict[str, Any]]) -> None:
+    def test_the_label_of_two_of_three_stands_and_three_labels_leave(
+        self, rows: list[dict[str, Any]]
+    ) -> None:
         given = {row["text"]: row["label"] for row in briefs()}
         kept = [row for row in rows if row["reject_reason"] is None]
         for row in kept:
@@ -105,14 +108,18 @@ class TestCleanlabDenoise:
             assert len({given[row["text"]], row["suggested_label"], row["new_label"]}) == 3
         assert any(row["label"] != row["given"] for row in kept)
 
-    def test_a_row_of_which_the_model_says_nothing_is_failed_not_kept(self, rows: list[dict[str, Any]]) -> None:
+    def test_a_row_of_which_the_model_says_nothing_is_failed_not_kept(
+        self, rows: list[dict[str, Any]]
+    ) -> None:
         lost = [row for row in rows if row["lost"]]
         assert all("quantum" in row["text"] for row in lost)
         marked = [row for row in rows if row["label_issue"] and "quantum" in row["text"]]
         assert len(lost) == len(marked)
 
     def test_labels_are_better_after_it(self, run: Run) -> None:
-        found = run.sql("SELECT step, value FROM metrics WHERE metric = 'accuracy' AND slice IS NULL").to_pylist()
+        found = run.sql(
+            "SELECT step, value FROM metrics WHERE metric = 'accuracy' AND slice IS NULL"
+        ).to_pylist()
         accuracy = {one["step"]: one["value"] for one in found}
         assert accuracy["before"] == pytest.approx(96 / 112)
         assert accuracy["after"] > 0.95

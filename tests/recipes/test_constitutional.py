@@ -37,7 +37,7 @@ REVISED = "It is better, since it keeps to"
 
 def answered(request: Request) -> str:
     """Draft, criticise, revise and judge; what is asked about decides which branch an answer takes."""
-    prompt = request.messages[-1]["content"]
+    prompt = request.messages[0]["content"]
     if "In one or two sentences" in prompt:
         return f"It does not keep to <{found('Principle: (.*)', prompt)}>."
     if "Write the answer again" in prompt:

@@ -10,14 +10,16 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from synthray import cookbook
 from synthray.model.fake import Fake
-from synthray.model.language import Request
 from synthray.recipe import load
+
+if TYPE_CHECKING:
+    from synthray.model.language import Request
 
 BRIEFS = cookbook.SHIPPED / "data" / "news_briefs.jsonl"
 LABELS = ("World", "Sports", "Business", "Sci/Tech")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import ray.cloudpickle
@@ -14,14 +15,16 @@ from synthray.errors import ModelError
 from synthray.model.fake import Fake
 from synthray.model.language import Request, Response
 from synthray.recipe import load
-from synthray.run import Run
+
+if TYPE_CHECKING:
+    from synthray.run import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PREFIX = "<|im_start|>user\n"
 TOPICS = ("yeast and flour", "owls at night", "a bicycle chain", "the tides of the sea", "old roof tiles")
-SAID = (
+SAID: tuple[str | Response | ModelError, ...] = (
     *(f"Could you please tell me how {topic} work and why anybody should care?" for topic in TOPICS),
     "Answer the question that follows this line:",
     "Hi",
@@ -70,7 +73,9 @@ def test_what_is_kept_is_answered_at_temperature_0_and_nothing_else_is(made: Run
 
 
 def test_a_repeated_instruction_is_dropped_and_the_first_of_its_group_stays(made: Run) -> None:
-    rows = made.sql("SELECT row_id, instruction, near_duplicate_of, reject_reason AS why FROM rows").to_pylist()
+    rows = made.sql(
+        "SELECT row_id, instruction, near_duplicate_of, reject_reason AS why FROM rows"
+    ).to_pylist()
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         if row["why"] in (None, "repeated", "answer_cut"):
@@ -83,7 +88,9 @@ def test_a_repeated_instruction_is_dropped_and_the_first_of_its_group_stays(made
 
 
 def test_every_bad_instruction_has_its_reason(made: Run) -> None:
-    found = made.sql("SELECT DISTINCT instruction, reject_reason AS why FROM rejects WHERE reject_reason <> 'repeated'")
+    found = made.sql(
+        "SELECT DISTINCT instruction, reject_reason AS why FROM rejects WHERE reject_reason <> 'repeated'"
+    )
     why = {row["instruction"]: row["why"] for row in found.to_pylist()}
     assert why == {
         "Answer the question that follows this line:": "colon",
@@ -96,10 +103,14 @@ def test_every_bad_instruction_has_its_reason(made: Run) -> None:
 
 
 def test_the_nearest_neighbour_is_measured_and_one_too_near_goes(made: Run, tmp_path: Path) -> None:
-    rows = made.sql("SELECT row_id, min_neighbour_distance AS d, neighbours, instruction FROM dataset").to_pylist()
+    rows = made.sql(
+        "SELECT row_id, min_neighbour_distance AS d, neighbours, instruction FROM dataset"
+    ).to_pylist()
     assert all(0.05 <= row["d"] <= 1 for row in rows)
     # With a threshold on words that lets all pass, spelling that is nearly the same is what is left to see.
-    pipeline = load("magpie", settings=["conditions.rows=12", "near_duplicate.threshold=1.0", "max_failed=0.5"])
+    pipeline = load(
+        "magpie", settings=["conditions.rows=12", "near_duplicate.threshold=1.0", "max_failed=0.5"]
+    )
     alike = dataclasses.replace(pipeline, model=Fake(script=nearly)).run(tmp_path / "run", quiet=True)
     sql = "SELECT row_id, reject_reason AS why, min_neighbour_distance AS d, neighbours[1] AS near FROM rows"
     marked = [row for row in alike.sql(sql).to_pylist() if row["d"] is not None]
@@ -130,7 +141,9 @@ def test_the_embedded_model_asks_itself(tmp_path: Path) -> None:
     settings = ["conditions.rows=8", "pre_query.max_tokens=48", "answer.max_tokens=32", "max_failed=1.0"]
     run = load("magpie", settings=settings).run(tmp_path / "run", quiet=True)
     calls = run.sql("SELECT step, request FROM calls").to_pylist()
-    assert [json.loads(row["request"])["prompt"] for row in calls if row["step"] == "pre_query"] == [PREFIX] * 8
+    assert [json.loads(row["request"])["prompt"] for row in calls if row["step"] == "pre_query"] == [
+        PREFIX
+    ] * 8
     rows = run.sql("SELECT instruction, reject_reason FROM rows").to_pylist()
     assert len(rows) == 8
     # The model ends its turn itself, and no token of the format stands in a text.

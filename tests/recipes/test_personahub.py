@@ -81,7 +81,10 @@ def write(request: Request) -> str | Response:
         return (
             f"How many of {draw.randrange(10_000)} things are left when {draw.choice(WORDS)} are taken away?"
         )
-    return "I'm sorry, but I cannot help with that." if kind < 0.2 else f"It is {draw.randrange(100)}."
+    draw = random.Random(text)  # at temperature 0 all have one seed
+    return (
+        "I'm sorry, but I cannot help with that." if draw.random() < 0.2 else f"It is {draw.randrange(100)}."
+    )
 
 
 def alone(request: Request) -> str | Response:
@@ -95,8 +98,10 @@ def _columns(history: History, row_id: str) -> dict[str, Any]:
     for event in history.events:
         if event.row_id == row_id:
             held |= event.columns
-            if "problem" in event.columns:
-                held["prompt"] = event.calls[0]["request"]
+            asked = event.columns.get("set_problem_call")
+            for call in event.calls:
+                if call["key"] == asked:
+                    held["prompt"] = call["request"]
     return held
 
 

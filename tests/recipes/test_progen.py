@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -15,10 +15,12 @@ import pytest
 from synthray.curate.student import Student
 from synthray.errors import RunFailed
 from synthray.model.fake import Fake
-from synthray.model.language import Request
 from synthray.operator import Context
 from synthray.recipe import load
 from synthray.run import Run
+
+if TYPE_CHECKING:
+    from synthray.model.language import Request
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 WORDS = {
@@ -27,8 +29,31 @@ WORDS = {
     "Business": "shares profit bank quarter market investors merger bonds prices sales dividend debt",
     "Sci/Tech": "telescope software planet genes laboratory robot chip satellite virus browser orbit data",
 }
-COMMON = "the of and after before said on monday in a with new old first week people year place".split()
-SMALL = ["first.rows=40", "repeat.target=6", "demonstrations.top=3", "demonstrations.k=3", "conditions.rows=26"]
+COMMON = [
+    "the",
+    "of",
+    "and",
+    "after",
+    "before",
+    "said",
+    "on",
+    "monday",
+    "in",
+    "a",
+    "with",
+    "new",
+    "old",
+    "first",
+    "week",
+    "people",
+]
+SMALL = [
+    "first.rows=40",
+    "repeat.target=6",
+    "demonstrations.top=3",
+    "demonstrations.k=3",
+    "conditions.rows=26",
+]
 REFUSAL = "I'm sorry, but I cannot write a news report about this today."
 
 
@@ -111,7 +136,9 @@ class TestProGen:
 
     def test_a_row_that_harms_is_no_example_however_few_there_are(self, run: Run) -> None:
         rows = run.sql("SELECT * FROM rows WHERE round > 0").to_pylist()
-        validation = {row["row_id"] for row in run.sql("SELECT row_id FROM dataset WHERE validation").to_pylist()}
+        validation = {
+            row["row_id"] for row in run.sql("SELECT row_id FROM dataset WHERE validation").to_pylist()
+        }
         assert validation
         used = {one for row in rows for one in row["demos_row_ids"] or ()}
         assert not used & validation
@@ -123,7 +150,9 @@ class TestProGen:
         rows = run.sql("SELECT * FROM rows WHERE round > 0").to_pylist()
         prompts = {
             row["key"]: row["prompt"]
-            for row in run.sql("SELECT key, request->>'$.messages[0].content' AS prompt FROM calls").to_pylist()
+            for row in run.sql(
+                "SELECT key, request->>'$.messages[0].content' AS prompt FROM calls"
+            ).to_pylist()
         }
         for row in rows:
             assert shown(prompts[row["prompt_call"]]) == [demo["text"] for demo in row["demos"]]
@@ -144,7 +173,10 @@ class TestProGen:
         made = run.sql("SELECT label, text FROM dataset WHERE round > 0").to_pylist()
         assert Counter(row["label"] for row in made) == dict.fromkeys(LABELS, 6)
         assert len({row["text"] for row in made}) == len(made)
-        why = {row["reason"] for row in run.sql("SELECT DISTINCT reject_reason AS reason FROM rejects").to_pylist()}
+        why = {
+            row["reason"]
+            for row in run.sql("SELECT DISTINCT reject_reason AS reason FROM rejects").to_pylist()
+        }
         assert {"copies_an_example", "no_answer", "too_long_or_short", "like_an_older_row", "surplus"} <= why
 
     def test_rounds_without_rows_end_it_and_what_there_is_is_kept(self, tmp_path: Path) -> None:

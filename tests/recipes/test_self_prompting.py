@@ -69,6 +69,8 @@ def question(prompt: str) -> str:
         return "What is the place called?"
     if topic == "beekeeping" and answer.startswith("Port"):
         return ASKED
+    if topic == "the bicycle" and answer.startswith("Port"):
+        return ASKED.replace("beekeepers", "bikers")  # in one cluster with it
     return (
         f"Where stands the museum of {topic}?"
         if answer.startswith("Port")
