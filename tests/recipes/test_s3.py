@@ -114,7 +114,7 @@ def write(request: Request) -> str:
     label, text = found
     if "wicket" in text:
         return REFUSAL
-    if "ledger" in text and not request.seed % 4:
+    if "ledger" in text and request.seed % 2:
         return text
     # The unusual word many times, which the student learns, beside some of the mistake's others.
     own = next(word for word in text.split() if word in OWN)
