@@ -366,20 +366,30 @@ class Run:
         ]
         every = self.all_stages()
         by_folder = {record.folder: record for record in every}
+        copied, of_copies = self.loop_tables(), []
         for record in every:
             before = by_folder.get(record.before or "")
             if record.rejects and before:
-                rejected.append(
+                (of_copies if record.folder in copied else rejected).append(
                     f"SELECT b.*, r.step AS reject_step, r.reason AS reject_reason "
                     f"FROM {listed(record.rejects)} r JOIN {scan(self.table(before))} b USING (row_id)"
                 )
             if record.failures:
                 failed.append(f"SELECT * FROM {listed(record.failures)}")
+        if of_copies:
+            elsewhere = " UNION ALL ".join(f"SELECT row_id FROM ({part})" for part in rejected)
+            known = f"(SELECT row_id FROM dataset UNION ALL {elsewhere})"
+            rejected += [f"SELECT * FROM ({part}) ANTI JOIN {known} USING (row_id)" for part in of_copies]
         return {
             "dataset": f"SELECT * FROM {scan(self.table(stages[-1]))}",
             "rejected_rows": " UNION ALL BY NAME ".join(f"({part})" for part in rejected),
             "failed_rows": " UNION ALL BY NAME ".join(f"({part})" for part in failed),
         }
+
+    def loop_tables(self) -> set[str]:
+        """Return the stages of loops' own tables: what they leave out of the pool is not gone from it."""
+        tables = self.state.get("table_stages", {}).items()
+        return {folder for name, folders in tables if "@" in name for folder in folders}
 
     def _record_relations(
         self, stages: list[StageRecord], files: list[str]

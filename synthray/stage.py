@@ -300,7 +300,7 @@ class Stage:
         if self._ledger.added:
             self._require_known()
         # The rows stay where they are, so that each of them is kept.
-        count = StepCount(operator.step, path_of(operator), self.rows_in, rows_kept=self.rows_in)
+        count = StepCount(operator.origin, path_of(operator), self.rows_in, rows_kept=self.rows_in)
         return self._commit((count,), self.before.files, operator, self.before.added)
 
     def state(self, statements: list[Statement]) -> StageRecord:

@@ -77,12 +77,7 @@ def histories(run: Run, row_ids: Sequence[str]) -> list[History]:
             if listed := getattr(record, name):
                 relations[f"{name}_{number}"] = Table(run.paths(listed), "parquet")
     with Query(relations, seed=run.state.get("seed", 0), files=tuple(files)) as query:
-        aside = {
-            one
-            for name, folders in run.state.get("table_stages", {}).items()
-            if "@" in name
-            for one in folders
-        }
+        aside = run.loop_tables()
         stages = [_Stage(record, record.folder in aside) for record in records]
         parents = _read(query, stages, relations, row_ids)
         for one in row_ids:
