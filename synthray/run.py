@@ -366,7 +366,8 @@ class Run:
         ]
         every = self.all_stages()
         by_folder = {record.folder: record for record in every}
-        copied, of_copies = self.loop_tables(), []
+        copied = self.loop_tables()
+        of_copies: list[str] = []
         for record in every:
             before = by_folder.get(record.before or "")
             if record.rejects and before:

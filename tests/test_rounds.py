@@ -1,0 +1,141 @@
+"""The rounds of loops as they run: what joins the pool, what each round sees, why a loop ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from looped import EXACT, GROWING, REPLACING, Write, column, started
+
+from synthray.errors import RunFailed
+from synthray.recipe import load
+from synthray.rounds import Round
+from synthray.run import Run, StageRecord, StepCount
+
+
+def test_what_a_round_took_is_added_up_and_an_unknown_price_is_no_price() -> None:
+    count = StepCount("prompt@1", "generate.prompt", rows_in=2, rows_kept=2)
+    asked = StageRecord("a", "f", None, (count,), (), calls=2, prompt_tokens=5, completion_tokens=7, cost=0.5)
+    free = StageRecord("b", "f", "a", (count,), ())
+    figures = Round((asked, free), candidates=2, accepted=1).figures()
+    assert figures == {"candidates": 2, "accepted": 1, "tokens": 12, "usd": 0.5}
+    unknown = Round((StageRecord("a", "f", None, (count,), (), calls=2),), 2, 1).figures()
+    assert unknown["usd"] != unknown["usd"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestRounds:
+    def test_exactly_n_rows_of_each_label_after_all_that_drops_rows(
+        self, write: Write, tmp_path: Path
+    ) -> None:
+        run = load(write(EXACT)).run(tmp_path / "run", quiet=True)
+        sql = "SELECT label, count(*) AS n, count(DISTINCT text) AS texts FROM dataset GROUP BY 1 ORDER BY 1"
+        assert run.sql(sql).to_pylist() == [{"label": one, "n": 5, "texts": 5} for one in "ab"]
+        reasons = set(
+            column(run, "SELECT DISTINCT reject_reason AS x FROM rows WHERE reject_reason IS NOT NULL")
+        )
+        assert reasons == {"near_duplicate", "surplus"}
+        rounds = column(run, "SELECT max(round) AS x FROM dataset")[0]
+        assert rounds > 1
+        measured = "SELECT value AS x FROM metrics WHERE step = 'repeat' AND slice IS NULL AND metric = "
+        assert column(run, f"{measured}'rounds'") == [rounds]
+        assert column(run, f"{measured}'accepted'") == [10]
+        assert column(run, f"{measured}'missing'") == [0]
+        held = column(
+            run,
+            "SELECT rows_in + rows_made - rows_kept - rows_rejected - rows_failed - rows_expanded AS x FROM steps",
+        )
+        assert set(held) == {0}
+        # What was accepted once stays: another round adds, and no stage is made again.
+        again = load(write(EXACT.replace("target: 5", "target: 6")))
+        grown = again.run(tmp_path / "run", quiet=True)
+        assert column(grown, "SELECT count(*) AS x FROM dataset") == [12]
+
+    def test_blocks_change_no_row(self, write: Write, tmp_path: Path) -> None:
+        found = [
+            load(write(EXACT + f"blocks: {blocks}\n")).run(tmp_path / f"run-{blocks}", quiet=True)
+            for blocks in (1, 5)
+        ]
+        sql = "SELECT row_id, label, text, round FROM dataset ORDER BY row_id"
+        assert found[0].sql(sql).equals(found[1].sql(sql))
+
+    def test_a_target_out_of_reach_fails_and_keeps_the_pool(self, write: Write, tmp_path: Path) -> None:
+        few = EXACT.replace(
+            "seven eight nine, ten eleven twelve,\n  alpha beta gamma, delta epsilon zeta, eta theta iota", ""
+        )
+        few = few.replace("four five six, ]", "four five six]")
+        with pytest.raises(
+            RunFailed, match=r"label 'a' has 2 of 5 rows, label 'b' has 2 of 5 rows"
+        ) as caught:
+            load(write(few)).run(tmp_path / "run", quiet=True)
+        assert caught.value.exit_code == 1
+        assert "3 rounds in a row gave no row" in str(caught.value)
+        run = Run.read(tmp_path / "run")
+        assert run.state["state"] == "failed"
+        assert column(run, "SELECT count(*) AS x FROM dataset") == [4]
+        assert column(run, "SELECT value AS x FROM metrics WHERE metric = 'missing'") == [6]
+
+    def test_a_budget_of_candidates_ends_the_loop(self, write: Write, tmp_path: Path) -> None:
+        pipeline = load(write(EXACT.replace("max: 12", "max: 12\n      candidates: 10")))
+        with pytest.raises(RunFailed, match="the budget of 10 candidates is used up"):
+            pipeline.run(tmp_path / "run", quiet=True)
+
+    def test_an_appending_loop_begins_with_the_rows_that_come_in(self, write: Write, tmp_path: Path) -> None:
+        run = started(write, GROWING, STARTS="pool").run(tmp_path / "run", quiet=True)
+        words = column(run, "SELECT word AS x FROM dataset ORDER BY round, word")
+        # Each round makes one of each row of the pool: the same word twice is two rows, with two parents.
+        assert words[:4] == ["a", "bb", "ax", "bbx"]
+        assert words.count("ax") == 3
+        assert column(run, "SELECT count(*) AS x FROM dataset WHERE NOT done") == [0]
+        lost = "SELECT count(*) AS x FROM dataset d ANTI JOIN dataset p ON d.parent_id = p.row_id WHERE d.round > 0"
+        assert column(run, lost) == [0]
+        assert column(run, "SELECT DISTINCT reject_reason AS x FROM rejects") == ["long"]
+
+    def test_previous_holds_what_the_last_round_gave(self, write: Write, tmp_path: Path) -> None:
+        first = "(SELECT * FROM previous UNION ALL SELECT * FROM pool WHERE (SELECT number FROM round) = 1)"
+        run = started(write, GROWING, STARTS=first).run(tmp_path / "run", quiet=True)
+        words = column(run, "SELECT word AS x FROM dataset ORDER BY round, word")
+        assert words == ["a", "bb", "ax", "bbx", "axx", "bbxx", "axxx"]
+
+    def test_a_round_without_rows_is_a_round(self, write: Write, tmp_path: Path) -> None:
+        run = started(write, GROWING, STARTS="previous").run(tmp_path / "run", quiet=True)
+        assert column(run, "SELECT count(*) AS x FROM dataset") == [2]
+        assert column(run, "SELECT value AS x FROM metrics WHERE metric = 'rounds'") == [3]
+
+    def test_a_replacing_loop_gives_each_round_the_rows_of_the_one_before(
+        self, write: Write, tmp_path: Path
+    ) -> None:
+        run = started(write, REPLACING, UNTIL="(SELECT min(seen) >= 3 FROM pool)").run(
+            tmp_path / "run", quiet=True
+        )
+        assert column(run, "SELECT seen AS x FROM dataset") == [3, 3]
+        assert column(run, "SELECT length(word) AS x FROM dataset ORDER BY x") == [4, 5]
+        # Each round draws anew for the same row.
+        assert column(run, "SELECT count(DISTINCT key) AS x FROM calls") == [6]
+
+    def test_until_sees_the_pool_as_the_round_found_it(self, write: Write, tmp_path: Path) -> None:
+        same = "(SELECT count(*) > 0 FROM pool JOIN previous USING (row_id) WHERE pool.word[-1] = previous.word[-1])"
+        run = started(write, REPLACING, UNTIL=same).run(tmp_path / "run", quiet=True)
+        words = column(run, "SELECT word AS x FROM dataset")
+        assert any(word[-1] == word[-2] for word in words) or column(
+            run, "SELECT value AS x FROM metrics WHERE metric = 'rounds' AND slice IS NULL"
+        ) == [4]
+
+    def test_a_loop_has_tables_of_its_own(self, write: Write, tmp_path: Path) -> None:
+        text = GROWING.replace(
+            "      max: 3\n",
+            "      max: 3\n      tables: {longest: {steps: [{source.table: {table: pool}}, "
+            '{where: "size = (SELECT max(size) FROM rows)", reason: short}]}}\n',
+        )
+        run = started(write, text, STARTS="longest").run(tmp_path / "run", quiet=True)
+        assert column(run, "SELECT word AS x FROM dataset ORDER BY round, word") == ["a", "bb", "bbx", "bbxx"]
+
+    def test_running_again_makes_nothing_again(self, write: Write, tmp_path: Path) -> None:
+        pipeline = load(write(EXACT))
+        made = pipeline.run(tmp_path / "run", quiet=True)
+        before = {path: path.stat().st_mtime_ns for path in (made.root / "stages").rglob("stage.json")}
+        pipeline.run(tmp_path / "run", quiet=True)
+        assert {
+            path: path.stat().st_mtime_ns for path in (made.root / "stages").rglob("stage.json")
+        } == before
