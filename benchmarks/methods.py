@@ -1,6 +1,6 @@
 """Which way of generating is worth its calls: six recipes, raw and curated, on two tasks with real tests.
 
-    SYNTHRAY_DATA=DIR uv run python benchmarks/methods.py run --out RUNS [--seeds 3] [--calls 100]
+    SYNTHRAY_DATA=DIR uv run python benchmarks/methods.py run --out RUNS [--seeds 3] [--calls 80]
     SYNTHRAY_DATA=DIR uv run python benchmarks/methods.py table --out RUNS
 
 `run` makes what is missing (calls are kept, so it goes on where it stopped), `table` reads what is there.
@@ -103,11 +103,7 @@ ASK = "Write a {{ task.text }} that is {{ label }}: {{ task.labels[label] }}."
 SHORT = "{temperature: 0.9, max_tokens: 60, writes: text, template: "
 
 METHODS = {
-    "zero_shot": f"""
-  - source.conditions: {{rows: CALLS, columns: {{label: task.labels}}}}
-  - generate.prompt: {SHORT} "{ASK}"}}
-""",
-    "conditions": f"""
+    "quickstart": f"""
   - source.conditions:
       rows: CALLS
       columns: {{label: task.labels, topic: {{by: label, from: topics}}}}
@@ -340,7 +336,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--calls", type=int, default=80)
     given_ = parser.parse_args()
     if given_.what == "run":
         run(given_.out, given_.seeds, given_.calls)
