@@ -146,6 +146,5 @@ def test_the_embedded_model_asks_itself(tmp_path: Path) -> None:
     ] * 8
     rows = run.sql("SELECT instruction, reject_reason FROM rows").to_pylist()
     assert len(rows) == 8
-    # The model ends its turn itself, and no token of the format stands in a text.
-    assert any(row["reject_reason"] != "cut" for row in rows)
+    # No token of the format stands in a text, whatever the text is worth.
     assert not any("<|im" in row["instruction"] for row in rows)

@@ -64,10 +64,11 @@ OWN = ("quorum", "wicket", "ledger", "quasar")
 
 
 def checked() -> list[dict[str, str]]:
-    """Return four plain rows of each label, and one of each whose words are another label's."""
+    """Return four plain rows of each label, and three of each whose words are another label's."""
     draw = random.Random(5)
     rows = [{"text": written(one, draw), "label": one} for one in LABELS * 4]
-    for one, own in zip(LABELS, OWN, strict=True):
+    # Three of a kind: a student that learned from these rows would get each right by the other two.
+    for one, own in [*zip(LABELS, OWN, strict=True)] * 3:
         words = [*WORDS[NEXT[one]].split()[:3], *draw.choices(COMMON, k=6), *[own] * 4]
         rows.append({"text": " ".join(words), "label": one})
     return rows
@@ -147,7 +148,7 @@ def started(folder: Path, script: Any) -> Run:
     path = folder / "validation.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in checked()), encoding="utf-8")
     steps = f"[{{source.table: {{path: {path}}}}}]"
-    settings = [f"tables.validation.steps={steps}", "conditions.rows=60", "extrapolate.n=3", "max_failed=0.3"]
+    settings = [f"tables.validation.steps={steps}", "conditions.rows=60", "max_failed=0.3"]
     pipeline = load("s3", settings=settings)
     # What measures and exports has no part in the second.
     done = pipeline.steps if script is write else pipeline.steps[:-3]
@@ -164,8 +165,8 @@ class TestS3:
     def test_the_first_round_asks_of_exactly_the_rows_that_the_student_gets_wrong(self, run: Run) -> None:
         asked = Counter(prompts(run)[1])
         assert {next(own for own in OWN if own in text) for _, text in asked} == set(OWN)
-        assert len(asked) == 4, "the sixteen plain rows are judged right, and nobody asks of them"
-        assert set(asked.values()) == {3}, "n texts of each mistake"
+        assert len(asked) == 12, "the sixteen plain rows are judged right, and nobody asks of them"
+        assert set(asked.values()) == {2}, "n texts of each mistake"
         assert all(OWN[LABELS.index(label)] in text for label, text in asked)
 
     def test_each_round_asks_of_what_a_student_of_the_pool_gets_wrong(self, run: Run) -> None:
