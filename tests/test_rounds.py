@@ -139,3 +139,25 @@ class TestRounds:
         assert {
             path: path.stat().st_mtime_ns for path in (made.root / "stages").rglob("stage.json")
         } == before
+
+    @pytest.mark.parametrize("marks", ["exact_duplicate", "near_duplicate", "novelty"])
+    def test_duplicates_of_an_empty_pool_are_none(self, write: Write, tmp_path: Path, marks: str) -> None:
+        write('{"text": "one two three"}\n{"text": "one two three"}\n{"text": "four five"}\n', "seeds.jsonl")
+        novel = "novel" if marks == "novelty" else f"{marks}_of IS NULL"
+        text = f"""
+name: never
+model: {{language: fake}}
+tables: {{seeds: seeds.jsonl}}
+steps:
+  - repeat:
+      target: 3
+      steps:
+        - source.table: {{table: seeds}}
+        - curate.{marks}: {{text: text, against: [pool]}}
+        - where: {novel}
+          reason: seen
+"""
+        with pytest.raises(RunFailed, match=r"2 of 3 rows after 4 rounds .*3 rounds in a row gave no row"):
+            load(write(text)).run(tmp_path / "run", quiet=True)
+        kept = column(Run.read(tmp_path / "run"), "SELECT text AS x FROM dataset ORDER BY 1")
+        assert kept == ["four five", "one two three"]

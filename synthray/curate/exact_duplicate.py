@@ -102,7 +102,10 @@ class ExactDuplicate(MarksDuplicates):
         return marks.set_column(3, "source", sources).rename_columns(["row_id", *self.adds()])
 
 
-def _table(files: Sequence[str]) -> Table:
+def _table(files: Sequence[str]) -> Table | pa.Table:
+    """Return the hashes in files; of a pool without rows there are none."""
+    if not files:
+        return pa.table({"row_id": pa.array([], pa.string()), "hash": pa.array([], pa.binary())})
     return Table(tuple(files), "parquet")
 
 
