@@ -230,6 +230,7 @@ class _Builder:
         max_failed = self.typed("max_failed", float, 0.05)
         if not 0 <= max_failed <= 1:
             raise self.error(f"max_failed must be from 0 to 1, but is {max_failed}", "max_failed")
+        shared["max_failed"] = max_failed
         gate = [DEFAULT] if tree.get("gate") == DEFAULT else self.typed("gate", list, [])
         if not all(isinstance(line, str) for line in gate):
             raise self.error(
@@ -241,7 +242,6 @@ class _Builder:
             name=name,
             tables=self.tables(self.mapping("tables"), "tables"),
             gate=tuple(gate),
-            max_failed=max_failed,
             recipe=tree,
             **shared,
         )

@@ -192,7 +192,10 @@ class Wire:
             text = request.prefill + text
         if not text.isascii():
             text = text.encode(errors="replace").decode()  # half an emoji, cut at max_tokens, is no text
-        return Choice(self._without_key(text), reason, _tokens(held.get("logprobs")))
+        tokens = _tokens(held.get("logprobs"))
+        if tokens and not request.logprobs:
+            tokens = [{**one, "top": {}} for one in tokens]
+        return Choice(self._without_key(text), reason, tokens)
 
     def _refusal(self, status: int, headers: Mapping[str, str], raw: bytes, request: Request) -> ModelError:
         """Return what an answer that is none means: for this row, or for all."""
@@ -273,7 +276,7 @@ def _logprobs(request: Request) -> dict[str, Any]:
     if request.logprobs is None:
         return {}
     if request.prompt is not None:
-        return {"logprobs": request.logprobs}
+        return {"logprobs": max(1, request.logprobs)}  # to some servers 0 is none at all
     return {"logprobs": True, "top_logprobs": request.logprobs or None}
 
 

@@ -247,7 +247,7 @@ def test_logprobs_have_one_form_wherever_they_come_from(endpoint: Endpoint) -> N
 
 def test_logprobs_without_alternatives_have_none(odd: Odd) -> None:
     plain = {"token": "Été", "logprob": -0.1, "bytes": None}
-    legacy = {"tokens": ["Été"], "token_logprobs": [-0.1], "top_logprobs": None}
+    legacy = {"tokens": ["Été"], "token_logprobs": [-0.1], "top_logprobs": [{"Été": -0.1}]}
     odd.answers = [
         (200, {"choices": [{"message": {"content": "Été"}, "logprobs": {"content": [plain]}}]}),
         (200, {"choices": [{"text": "Été", "logprobs": legacy}]}),
@@ -255,6 +255,7 @@ def test_logprobs_without_alternatives_have_none(odd: Odd) -> None:
     for answer in asked(odd.url, replace(REQUEST, logprobs=0), replace(RAW, logprobs=0)):
         assert answer.logprobs == [{"token": "Été", "logprob": -0.1, "top": {}}]
     assert "top_logprobs" not in odd.requests[0].body
+    assert odd.requests[1].body["logprobs"] == 1  # llama.cpp takes 0 for none at all
 
 
 # What goes wrong.

@@ -43,7 +43,13 @@ def parts(prompt: str) -> tuple[str, list[tuple[str, str]]]:
 
 def label(request: Request) -> str:
     """Know two texts of three; of the others take the label of the example most like it, else guess."""
-    text, examples = parts(request.messages[0]["content"])
+    prompt = request.messages[0]["content"]
+    if about := re.search(r"one-sentence (\S+) news", prompt):
+        # What it invents has little of what the real texts have.
+        draw = random.Random(request.seed)
+        bland = f"It is said of {about[1]} that number {draw.random()} is talked about by everyone."
+        return "I'm sorry, but I cannot write that news report." if draw.random() < 0.2 else bland
+    text, examples = parts(prompt)
     if text.startswith(SILENT):
         return "I do not know."
     known = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 3
@@ -64,7 +70,10 @@ def each_round(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> l
         pipeline = load("freeal", settings=[f"repeat.max={number}", "max_failed=0.05"])
         # What measures and exports has no part in the first.
         steps = pipeline.steps[:-2] if number == 1 else pipeline.steps
-        run = replace(pipeline, steps=steps, model=Fake(script=label)).run(folder, quiet=True)
+        # A table's own pipeline asks its own model.
+        fake, tables = Fake(script=label), dict(pipeline.tables)
+        tables["invented"] = replace(tables["invented"], model=fake)
+        run = replace(pipeline, steps=steps, tables=tables, model=fake).run(folder, quiet=True)
         found.append(run.sql("SELECT * FROM dataset ORDER BY row_id").to_pylist())
     asked = run.sql("SELECT step, request->>'$.messages[0].content' AS prompt FROM calls").to_pylist()
     lost = run.sql("SELECT * FROM failed_rows").to_pylist()
@@ -122,13 +131,13 @@ class TestFreeAL:
         known = {row["text"]: row["label"] for row in clean(first)}
         texts = Counter(parts(one["prompt"])[0] for one in asked if one["step"] == "prompt@2")
         assert set(texts) == {row["text"] for row in first} - set(known)
-        for one in asked:
+        of_round = [one for one in asked if one["step"].startswith("prompt@")]
+        for one in of_round:
             examples = parts(one["prompt"])[1]
-            if one["step"] != "prompt@2":
-                assert not examples
-                continue
             assert sorted(found for _, found in examples) == sorted(LABELS)
-            assert all(known[text] == found for text, found in examples)
+            for text, found in examples:
+                invented = text.startswith(f"It is said of {found} ")
+                assert invented if one["step"] == "prompt@1" else known[text] == found
         after = {row["row_id"]: row for row in second}
         for row in clean(first):
             assert after[row["row_id"]]["label"] == row["student_label"]
@@ -150,12 +159,19 @@ class TestFreeAL:
 @pytest.mark.model
 @pytest.mark.usefixtures("ray_session")
 def test_freeal_on_the_embedded_model(tmp_path: Path) -> None:
-    pipeline = load("freeal", settings=["repeat.max=2", "table.rows=10", "student.folds=2"])
-    run = pipeline.run(tmp_path / "run", quiet=True)
+    lines = BRIEFS.read_text(encoding="utf-8").splitlines()[:8]
+    (tmp_path / "few.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    settings = [f"tables.briefs={tmp_path / 'few.jsonl'}", "student.folds=2"]
+    pipeline = load("freeal", settings=settings)
+    run = replace(pipeline, steps=pipeline.steps[:-2]).run(tmp_path / "run", quiet=True)
     rows = run.sql("SELECT * FROM dataset").to_pylist()
-    assert len(rows) == 10
+    assert len(rows) == 8
     assert {row["label"] for row in rows} <= set(LABELS)
     calls = run.sql("SELECT step, count(*) AS n FROM calls GROUP BY step").to_pylist()
     made = {one["step"]: one["n"] for one in calls}
-    assert made["prompt@1"] == 10
-    assert made.get("prompt@2", 0) <= 10
+    assert made["prompt@1"] == 8
+    assert made.get("prompt@2", 0) <= 8
+    invented = {row["text"] for row in run.sql("SELECT text FROM rows WHERE invented").to_pylist()}
+    shown = run.sql("SELECT demos FROM rows WHERE NOT invented").to_pylist()
+    texts = {json.loads(line)["text"] for line in lines}
+    assert all(demo["text"] in invented | texts for row in shown for demo in row["demos"])
