@@ -338,9 +338,11 @@ class Pipeline:
         try:
             self._start(run, retry_failed)
             progress = Progress(run.calls, quiet=quiet)
+            work = Work(self, run, progress, schemas)
             try:
-                self._run(Work(self, run, progress, schemas), checked)
+                self._run(work, checked)
             finally:
+                work.lone.close()
                 run.save(calls_made=progress.made())
             self._finish(run)
         except KeyboardInterrupt:

@@ -24,6 +24,38 @@ _BLOCKS = 16
 """A block waits for its slowest row, the wire must not: so many blocks are worked on at a time."""
 
 
+class Lone:
+    """The one process that asks for all stages of a run that have few rows: it begins with the first of them.
+
+    To begin one for each stage would take longer than to ask for a few rows; and with it its model's server.
+    """
+
+    def __init__(self) -> None:
+        self._actor: Any = None
+
+    def ask(self, function: Callable[[pa.Table], pa.Table], dataset: Dataset) -> Dataset:
+        """Return the dataset that `function` makes of all rows at once."""
+        import ray
+        import ray.data
+
+        if self._actor is None:
+            actor = ray.remote(_Lone).options(num_cpus=0, max_restarts=-1, max_task_retries=2)
+            self._actor = actor.remote()
+        made = self._actor.ask.remote(function, *dataset.to_arrow_refs())
+        return ray.data.from_arrow_refs([made])
+
+    def close(self) -> None:
+        """Let the process end."""
+        self._actor = None
+
+
+class _Lone:
+    def ask(self, function: Callable[[pa.Table], pa.Table], *tables: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        return function(pa.concat_tables(tables))
+
+
 class Worker:
     """Holds an operator that asks a model in a process of its own."""
 
@@ -37,11 +69,15 @@ class Worker:
 
 @dataclass(frozen=True)
 class Pool:
-    """How `rows` rows are asked for; `calls` is RUN/calls. `blocks`, when set, is how the rows are cut."""
+    """How `rows` rows are asked for; `calls` is RUN/calls. `blocks`, when set, is how the rows are cut.
+
+    Rows that one process asks for are asked for by the run's `lone` one.
+    """
 
     calls: Path
     rows: int
     blocks: int | None
+    lone: Lone
     held: list[Any] = field(default_factory=list)
     """The limiters of the stage, one a model: they end when nobody holds them. Each stage has its own, since
     what was spent and sent between them, by other models' names too, stands in the calls."""
@@ -67,6 +103,10 @@ class Pool:
         }
         context = replace(context, language=language, limiter=limiter, models=models, limiters=limiters)
         operator = replace(operator, context=context)
+        # What other stages spend and send meanwhile is not known to a process that lasts.
+        counted = any(held.counted for held in (language, *models.values()))
+        if workers == 1 and not (self.blocks or counted) and self.rows < 2 * _ROWS_PER_WORKER:
+            return self.lone.ask(function(operator), dataset)
         if not self.blocks:
             rows = min(_MOST_ROWS, max(_LEAST_ROWS, -(-self.rows // (workers * _BLOCKS))))
             dataset = dataset.repartition(target_num_rows_per_block=rows)

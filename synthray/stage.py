@@ -25,7 +25,7 @@ from synthray.lineage import digest
 from synthray.metric import METRICS
 from synthray.model.store import calls_relation, compact
 from synthray.operator import path_of
-from synthray.pool import Pool
+from synthray.pool import Lone, Pool
 from synthray.query import Query
 from synthray.run import Run, StageRecord, StepCount
 from synthray.spelling import identifier, quoted
@@ -65,6 +65,7 @@ class Stage:
     task: Task
     checks: tuple[Check, ...] = ()
     given: Table | None = None
+    lone: Lone = field(default_factory=Lone)
     _query: Query | None = None
     _selected: Table | None = None
     _pools: list[Pool] = field(default_factory=list)
@@ -138,21 +139,19 @@ class Stage:
         """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
         if not operator.uses_model:
             return self.map_batches(dataset, Guarded(functools.partial(checked, operator), self.path))
-        pool = Pool(self.run.calls, self._rows, self.blocks)
+        pool = Pool(self.run.calls, self._rows, self.blocks, self.lone)
         self._pools.append(pool)  # as long as the stage is made
-        return pool.map(
-            dataset, operator, lambda bound: Guarded(functools.partial(checked, bound), self.path)
-        )
+        with self._caught():
+            return pool.map(
+                dataset, operator, lambda bound: Guarded(functools.partial(checked, bound), self.path)
+            )
 
     def map_batches(
         self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], batch_rows: int | None = None
     ) -> Dataset:
         """Return the dataset that `function` makes of each block, or of so many rows."""
         return dataset.map_batches(
-            function,
-            batch_format="pyarrow",
-            batch_size=batch_rows,
-            zero_copy_batch=True,
+            function, batch_format="pyarrow", batch_size=batch_rows, zero_copy_batch=True
         )
 
     def narrow(
@@ -160,14 +159,10 @@ class Stage:
     ) -> Table:
         """Write what `function` makes of each block into `folder`, a file each; `kind` may be 'arrow'."""
         folder.mkdir(parents=True, exist_ok=True)
-        import ray.exceptions
-
         made = self.map_batches(dataset, Guarded(function, self.path))
         written = self.map_batches(made, Write(folder, kind))
-        try:
+        with self._caught():
             files = [row["file"] for row in written.take_all()]
-        except ray.exceptions.RayError as error:
-            raise cause(error, self.path, self._step) from None
         return Table(tuple(sorted(files)), kind)
 
     def kept(self, name: str, parts: Any, make: Callable[[Path], None]) -> Path:
@@ -195,13 +190,10 @@ class Stage:
     def tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return what `function` returns in a Ray task for each of `arguments`."""
         started = self.started_tasks(function, arguments)
-        import ray
-        import ray.exceptions
+        with self._caught():
+            import ray
 
-        try:
             return list(ray.get(started))
-        except ray.exceptions.RayError as error:
-            raise cause(error, self.path, self._step) from None
 
     def started_tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return Ray's references to what `function` will return, for workers: the driver never holds it."""
@@ -216,20 +208,16 @@ class Stage:
 
         The driver sees one line a block. Rows that `when` let pass are not among them.
         """
-        import ray.exceptions
-
         asked = self._operator.uses_model and not self.blocks
         sink = self.map_batches(dataset, Sink(self.path, self.schema), ROWS_PER_BLOCK if asked else None)
         made: list[str] = []
-        try:
+        with self._caught():
             for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in batch.to_pylist():
                     self.progress.add(row["rows"] + row["failed"])
                     made += [row["file"]] if row["file"] else []
                     self._ledger.failures += [row["failed_file"]] if row["failed_file"] else []
-        except ray.exceptions.RayError as error:
-            raise cause(error, self.path, self._step) from None
-        self._ledger.files += made
+        self._ledger.files.extend(made)
         return Table(tuple(made), "parquet")
 
     def wrote(self, path: Path) -> None:
@@ -347,6 +335,16 @@ class Stage:
         """Begin a second attempt: nothing of the first counts."""
         self.close()
         self._ledger = Ledger(self.run.fresh_folder(self.folder))
+
+    @contextmanager
+    def _caught(self) -> Iterator[None]:
+        """Raise what a worker left as its error, in place of Ray's."""
+        import ray.exceptions
+
+        try:
+            yield
+        except ray.exceptions.RayError as error:
+            raise cause(error, self.path, self._step) from None
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from synthray.fingerprint import operator_parts, statement_parts
 from synthray.gate import Check, decide
 from synthray.lineage import digest
 from synthray.operator import Operator
+from synthray.pool import Lone
 from synthray.repeat import Repeat
 from synthray.rounds import Rounds
 from synthray.stage import Stage
@@ -43,6 +44,7 @@ class Work:
         self.schemas = schemas
         self.tables: dict[str, Table] = {}
         self.digests: dict[str, str] = {}
+        self.lone = Lone()
 
     def within(
         self,
@@ -53,6 +55,7 @@ class Work:
     ) -> Work:
         """Return the work on a round's pipeline, which sees more tables."""
         inner = Work(pipeline, self.run, self.progress, {**self.schemas, **(schemas or {})})
+        inner.lone = self.lone
         inner.tables = {**self.tables, **tables}
         inner.digests = {**self.digests, **digests}
         return inner
@@ -140,6 +143,7 @@ class Work:
             task=self.pipeline.task,
             checks=checks,
             given=None if before else given,
+            lone=self.lone,
         )
         try:
             if isinstance(work, Operator):
