@@ -344,3 +344,18 @@ def test_rows_of_which_none_can_be_learned_from_are_told_by_what_is_read(
     pq.write_table(table.set_column(3, "label", pa.nulls(40, pa.string())), tmp_path / "rows.parquet")
     with pytest.raises(RunFailed, match=r"learning: no row has all that is read \('text', 'label'\)"):
         ran(OPERATOR)
+
+
+def test_weights_may_be_decimals_as_sql_writes_them() -> None:
+    table = pa.table(
+        {
+            "row_id": [f"{place}" for place in range(20)],
+            "text": [f"{words} {place}" for place in range(10) for words in ("cat fur", "bank share")],
+            "label": ["pets", "money"] * 10,
+            "weight": pa.array([1.0, 0.5] * 10).cast(pa.decimal128(2, 1)),
+        }
+    )
+    weighted = replace(OPERATOR, weight="weight")
+    weighted.check(table.schema)
+    floats = table.set_column(3, "weight", table["weight"].cast(pa.float64()))
+    assert weighted.judged(table).equals(weighted.judged(floats))
