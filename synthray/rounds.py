@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from synthray.errors import QueryError, RunFailed
 from synthray.lineage import digest
@@ -20,36 +20,11 @@ from synthray.table import Table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from synthray.pipeline import Pipeline
-    from synthray.run import Run, StageRecord
+    from synthray.run import StageRecord
     from synthray.statement import Statement
+    from synthray.work import Work
 
 _FIGURES = ("candidates", "accepted", "tokens", "usd")
-
-
-class _Work(Protocol):
-    """What rounds need of the work that they are part of (see synthray.work)."""
-
-    pipeline: Pipeline
-    run: Run
-    tables: dict[str, Table]
-
-    def within(
-        self,
-        pipeline: Pipeline,
-        tables: Mapping[str, Table],
-        digests: Mapping[str, str],
-        schemas: Mapping[str, pa.Schema] | None = None,
-    ) -> Any: ...
-
-    def stage(
-        self,
-        number: str,
-        fingerprint: str,
-        group: Sequence[Checked],
-        before: StageRecord | None,
-        given: Table | None = None,
-    ) -> StageRecord: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +50,7 @@ class Round:
 class Rounds:
     """Runs the loop `checked`: `at` begins the names of its folders, `note` takes those that stand."""
 
-    work: _Work
+    work: Work
     checked: Checked
     at: str
     note: Callable[[list[str]], None]

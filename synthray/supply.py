@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from synthray.column import is_text
 from synthray.errors import InputError, near
-from synthray.lineage import uniform
+from synthray.lineage import RESERVED, uniform
 from synthray.provider import Listed, Others, Pool, Pools, Provider, Range, Sample, missing, shuffled
 from synthray.query import Query
 from synthray.spelling import identifier
@@ -53,6 +53,15 @@ _FALLBACK = "a SELECT with UNION ALL can add values for when there are none"
 
 _Found = tuple[pa.DataType, pa.DataType | None, Pools | None]
 """The type of the values, that of the keys, and the pools (None: there are no rows yet)."""
+
+
+def require_names(columns: Mapping[str, Any]) -> None:
+    """Raise an InputError when no column is named, or one that every row has itself."""
+    if not columns:
+        raise InputError("columns is empty; name at least one, such as label: task.labels")
+    for name in columns:
+        if name in RESERVED:
+            raise InputError(f"column {name!r} is reserved for lineage; choose another name")
 
 
 def providers(

@@ -13,6 +13,35 @@ from synthray.recipe import load
 if TYPE_CHECKING:
     from synthray.run import Run
 
+LABELS = ("World", "Sports", "Business", "Sci/Tech")
+WORDS = {
+    "World": "treaty border minister army election rebels ceasefire parliament embassy refugees summit envoy",
+    "Sports": "match goal coach striker league final medal season referee stadium sprint captain",
+    "Business": "shares profit bank quarter market investors merger bonds prices sales dividend debt",
+    "Sci/Tech": "telescope software planet genes laboratory robot chip satellite virus browser orbit data",
+}
+"""What a report of a label is made of, by which a student tells it."""
+
+COMMON = [
+    "the",
+    "of",
+    "and",
+    "after",
+    "before",
+    "said",
+    "on",
+    "monday",
+    "in",
+    "a",
+    "with",
+    "new",
+    "old",
+    "first",
+    "week",
+    "people",
+]
+"""What every report is made of."""
+
 
 def scripted(recipe: str, script: Script, *settings: str) -> Pipeline:
     """Return a shipped recipe of which all calls are answered by `script`."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from synthray import drawing, provider, supply
 from synthray.drawing import Drawing, Exclusion
 from synthray.errors import InputError, RunFailed
-from synthray.lineage import RESERVED
 from synthray.operator import Operator
 from synthray.provider import Listed, Provider
 
@@ -81,11 +80,7 @@ class Attributes(Operator):
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError for a column that cannot be drawn on these rows."""
-        if not self.columns:
-            raise InputError("columns is empty; name at least one, such as style: [terse, chatty]")
-        for name in self.columns:
-            if name in RESERVED:
-                raise InputError(f"column {name!r} is reserved for lineage; choose another name")
+        supply.require_names(self.columns)
         kinds = dict(zip(before.names, before.types, strict=True))
         made = supply.providers(self.columns, self.context, self._salt, kinds)
         for name, one in made.items():

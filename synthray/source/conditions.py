@@ -15,7 +15,7 @@ from annotated_types import Ge, Le, Predicate
 from synthray import drawing, product, provider, supply
 from synthray.drawing import Drawing, Exclusion
 from synthray.errors import InputError, RunFailed, near
-from synthray.lineage import IDENTITY, RESERVED, condition_id
+from synthray.lineage import IDENTITY, condition_id
 from synthray.operator import Makes, Operator
 from synthray.product import Product
 from synthray.provider import Cycles, Listed, Provider, Row
@@ -96,11 +96,7 @@ class Conditions(Operator):
 
     def check(self, before: pa.Schema) -> None:
         """Raise an InputError for a column that is no list of values, or for rows that cannot be drawn."""
-        if not self.columns:
-            raise InputError("columns is empty; name at least one, such as label: task.labels")
-        for name in self.columns:
-            if name in RESERVED:
-                raise InputError(f"column {name!r} is reserved for lineage; choose another name")
+        supply.require_names(self.columns)
         if self.rows is None and not self.cross:
             raise InputError(
                 "needs the setting 'rows': a number, or a SELECT that answers one (or cross: true, for every "

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +32,6 @@ from synthray.statistic.bleu import self_bleu
 from synthray.statistic.dispersion import distances, novel_sum
 from synthray.statistic.moment import Moments
 from synthray.table import Table
-
-if TYPE_CHECKING:
-    from synthray.step import Step
 
 
 def test_words_are_counted_as_by_hand() -> None:
@@ -247,7 +244,7 @@ def source(folder: Path, texts: Sequence[str | None] = TEXTS) -> Path:
     return path
 
 
-def ran(folder: Path, operator: Diversity, blocks: int | None, *before: Step) -> Found:
+def ran(folder: Path, operator: Diversity, blocks: int | None, *before: Any) -> Found:
     steps = [Source(path="rows.parquet", base=str(folder)), *before, operator]
     run = Pipeline(steps, blocks=blocks).run(folder / f"run-{blocks}-{len(before)}", quiet=True)
     held = run.sql("SELECT * FROM metrics WHERE step = 'diversity'")

@@ -11,18 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from prompting import Answer, ask, rows
 from pydantic import BaseModel, field_validator
 
 from synthray.errors import InputError, ModelError
 from synthray.generate.prompt import Prompt
 from synthray.lineage import child_id
 from synthray.model.answer import SHOWN
-from synthray.model.fake import Fake
 from synthray.model.language import Choice, Request, Response
-from synthray.operator import Context
-from synthray.task import Task
 
-TASK = Task(labels={"World": "abroad", "Sports": "games"})
 WRITES: Mapping[str, Any] = {
     "title": "string",
     "score": {"type": "integer", "minimum": 1, "maximum": 5},
@@ -39,7 +36,6 @@ GOOD = {
 }
 ONE = Prompt(template="{{ x }}", writes={"n": "integer"})
 NOT_THREE = "n: 'three' is not of type 'integer'"
-Answer = str | Response | ModelError
 
 
 class Review(BaseModel):
@@ -55,32 +51,6 @@ class Review(BaseModel):
         if title.isupper():
             raise ValueError("must not be in capitals")
         return title.strip()
-
-
-def rows(*x: Any) -> pa.Table:
-    size = len(x)
-    return pa.table(
-        {
-            "row_id": [f"r{n}" for n in range(size)],
-            "parent_id": pa.nulls(size, pa.string()),
-            "round": pa.array([0] * size, pa.int32()),
-            "x": list(x),
-        }
-    )
-
-
-def ask(
-    operator: Prompt, table: pa.Table, answer: Callable[[Request], Answer] | Answer, **context: Any
-) -> tuple[pa.Table, list[Request]]:
-    """Return what the operator makes of a table, and what the model was asked."""
-    asked: list[Request] = []
-
-    def script(request: Request) -> Answer:
-        asked.append(request)
-        return answer(request) if callable(answer) else answer
-
-    made = Context(step="write", task=TASK, language=Fake(script=script, retries=0), **context)
-    return replace(operator, context=made)(table), asked
 
 
 def in_turn(*answers: Answer) -> Callable[[Request], Answer]:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray.cloudpickle
+from prompting import Answer, ask, rows
 
 from synthray.errors import InputError, ModelError
 from synthray.generate.prompt import Prompt
@@ -23,33 +24,7 @@ from synthray.recipe import load
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-Answer = str | Response | ModelError
 FOUR = Prompt(template="{{ x }}", writes="out", n=4, samples="list")
-
-
-def rows(*x: Any) -> pa.Table:
-    size = len(x)
-    return pa.table(
-        {
-            "row_id": [f"r{n}" for n in range(size)],
-            "parent_id": pa.nulls(size, pa.string()),
-            "round": pa.array([0] * size, pa.int32()),
-            "x": list(x),
-        }
-    )
-
-
-def ask(
-    operator: Prompt, table: pa.Table, answer: Callable[[Request], Answer], **context: Any
-) -> tuple[pa.Table, list[Request]]:
-    asked: list[Request] = []
-
-    def script(request: Request) -> Answer:
-        asked.append(request)
-        return answer(request)
-
-    made = Context(step="write", language=Fake(script=script, retries=0), **context)
-    return replace(operator, context=made)(table), asked
 
 
 def test_a_row_stays_one_row_with_a_list_of_its_answers(tmp_path: Path) -> None:

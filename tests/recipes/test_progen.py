@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from scripting import COMMON, LABELS, WORDS
 
 from synthray.curate.student import Student
 from synthray.errors import RunFailed
@@ -22,31 +23,6 @@ from synthray.run import Run
 if TYPE_CHECKING:
     from synthray.model.language import Request
 
-LABELS = ("World", "Sports", "Business", "Sci/Tech")
-WORDS = {
-    "World": "treaty border minister army election rebels ceasefire parliament embassy refugees summit envoy",
-    "Sports": "match goal coach striker league final medal season referee stadium sprint captain",
-    "Business": "shares profit bank quarter market investors merger bonds prices sales dividend debt",
-    "Sci/Tech": "telescope software planet genes laboratory robot chip satellite virus browser orbit data",
-}
-COMMON = [
-    "the",
-    "of",
-    "and",
-    "after",
-    "before",
-    "said",
-    "on",
-    "monday",
-    "in",
-    "a",
-    "with",
-    "new",
-    "old",
-    "first",
-    "week",
-    "people",
-]
 SMALL = [
     "first.rows=40",
     "repeat.target=6",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from scripting import COMMON, LABELS, WORDS
 
 from synthray import cookbook
 from synthray.curate.student import Student
@@ -24,31 +25,6 @@ if TYPE_CHECKING:
     from synthray.model.language import Request
     from synthray.run import Run
 
-LABELS = ("World", "Sports", "Business", "Sci/Tech")
-WORDS = {
-    "World": "treaty border minister army election rebels ceasefire parliament embassy refugees",
-    "Sports": "match goal coach striker league final medal season referee stadium",
-    "Business": "shares profit bank quarter market investors merger bonds prices sales",
-    "Sci/Tech": "telescope software planet genes laboratory robot chip satellite virus browser",
-}
-COMMON = [
-    "the",
-    "of",
-    "and",
-    "after",
-    "before",
-    "said",
-    "on",
-    "monday",
-    "in",
-    "a",
-    "with",
-    "new",
-    "old",
-    "first",
-    "week",
-    "people",
-]
 NEXT = dict(zip(LABELS, (*LABELS[1:], LABELS[0]), strict=True))
 REFUSAL = "I'm sorry, but I cannot write a news report about this today."
 

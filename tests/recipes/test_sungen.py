@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 import ray.cloudpickle
-from scripting import conserved, reasons, rows, scripted
+from scripting import COMMON, LABELS, WORDS, conserved, reasons, rows, scripted
 from sklearn.metrics import roc_auc_score
 
 from synthray.recipe import load
@@ -21,33 +21,6 @@ if TYPE_CHECKING:
     from synthray.run import Run
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers do not see tests/
-LABELS = ("World", "Sports", "Business", "Sci/Tech")
-WORDS = {
-    "World": "treaty border minister army election rebels ceasefire parliament embassy refugees summit envoy",
-    "Sports": "match goal coach striker league final medal season referee stadium sprint captain",
-    "Business": "shares profit bank quarter market investors merger bonds prices sales dividend debt",
-    "Sci/Tech": "telescope software planet genes laboratory robot chip satellite virus browser orbit data",
-}
-COMMON = [
-    "the",
-    "of",
-    "and",
-    "after",
-    "before",
-    "said",
-    "on",
-    "monday",
-    "in",
-    "a",
-    "with",
-    "new",
-    "old",
-    "first",
-    "week",
-    "people",
-    "year",
-    "place",
-]
 ROWS = 240
 
 
