@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 # Tests must not leave a token in the home of whoever runs them, and no run may join another cluster.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("RAY_ADDRESS", None)
+# Scripts of fake models are functions of these tests: Ray's workers must find the modules that they import.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+)
 
 RECIPE = """
 name: small

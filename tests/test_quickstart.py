@@ -135,7 +135,7 @@ def test_a_prompt_longer_than_the_context_fails_its_row_alone() -> None:
     )
     failed = operator(table)["failed"].to_pylist()
     assert failed[0] is None
-    assert failed[1]["error"] == "HTTP400"
+    assert failed[1]["error"] == "ContextWindow"
     assert "context" in failed[1]["message"]
 
 

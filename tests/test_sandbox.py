@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from synthray import jail, sandbox
@@ -223,10 +224,9 @@ def test_it_ends_with_the_process_that_holds_it(victim: str) -> None:
     jailer = int(holder.stdout.readline())
     watched = os.pidfd_open(jailer)
     try:
-        children = Path(f"/proc/{jailer}/task/{jailer}/children")
-        while not (child := children.read_text().split()):
+        while not (child := psutil.Process(jailer).children()):
             assert holder.poll() is None
-        child_watched = os.pidfd_open(int(child[0]))
+        child_watched = os.pidfd_open(child[0].pid)
         os.kill(holder.pid if victim == "holder" else jailer, signal.SIGKILL)
         assert select.select([watched], [], [], 20)[0], "the jailer outlived its holder"
         assert select.select([child_watched], [], [], 20)[0], "the program outlived its jailer"
