@@ -138,7 +138,7 @@ def same(run: Path, whole: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("recipe", "call"), [(EXACT, 15), (REPLACING, 6)])
+@pytest.mark.parametrize(("recipe", "call"), [(EXACT, 15), (REPLACING, 6)], ids=["exact", "replacing"])
 def test_a_loop_that_was_killed_as_it_asked_gives_the_same_pool_and_asks_nothing_again(
     write: Write, tmp_path: Path, recipe: str, call: int
 ) -> None:
@@ -146,9 +146,9 @@ def test_a_loop_that_was_killed_as_it_asked_gives_the_same_pool_and_asks_nothing
     path, log, whole = write(recipe), tmp_path / "log", tmp_path / "whole-log"
     assert process(tmp_path / "run", path, log, f"call:{call}") == -signal.SIGKILL
     assert len(log.read_text().splitlines()) == call - 1
-    found = Run.read(tmp_path / "run")
-    assert [one.folder for one in found.stages() if "@1" in one.folder], "the first round is over"
-    assert not [one.folder for one in found.stages() if "prompt-2" in one.folder]
+    stages = {path.parent.name for path in (tmp_path / "run" / "stages").glob("*/stage.json")}
+    assert [name for name in stages if "prompt-1" in name], "the first round is over"
+    assert not [name for name in stages if "prompt-2" in name]
     killing.main(str(tmp_path / "run"), str(path), str(log))
     killing.main(str(tmp_path / "whole"), str(path), str(whole))
     asked = log.read_text().splitlines()
@@ -157,7 +157,7 @@ def test_a_loop_that_was_killed_as_it_asked_gives_the_same_pool_and_asks_nothing
     same(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("recipe", [COUNTING, FOLDING])
+@pytest.mark.parametrize("recipe", [COUNTING, FOLDING], ids=["counting", "folding"])
 def test_a_loop_that_was_killed_between_and_in_stages_gives_the_same_pool(
     write: Write, tmp_path: Path, recipe: str
 ) -> None:
@@ -201,7 +201,7 @@ class TestGoingOn:
         spent = column(undisturbed, "SELECT sum(prompt_tokens + completion_tokens) AS x FROM calls")[0]
         first = column(
             undisturbed,
-            "SELECT sum(prompt_tokens + completion_tokens) AS x FROM stages WHERE folder LIKE '%prompt@1%'",
+            "SELECT sum(prompt_tokens + completion_tokens) AS x FROM stages WHERE folder LIKE '%-prompt-1-%'",
         )[0]
         assert first < spent, "there is a second round"
         limited = loaded(write, recipe, f"model.budget_tokens={int(first) + 1}", "prompt.max_tokens=1")
@@ -241,7 +241,7 @@ class TestGoingOn:
         recipe = REPLACING.replace("language: fake", f"language: fake, answers: [{MANY}]")
         run = loaded(write, recipe).run(tmp_path / "run", quiet=True)
         before = stood(run)
-        rounds = {path: time for path, time in before.items() if "@" in path.parent.name}
+        rounds = {path: time for path, time in before.items() if path.parent.name.startswith("02.")}
         assert rounds
         more = loaded(write, recipe, "repeat.max=4").run(tmp_path / "run", quiet=True)
         assert rounds.items() <= stood(more).items()
