@@ -351,7 +351,7 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
             f"  {calls['lost']} more were sent, had no answer and may have been paid for; they count in full"
         )
     if held["dataset"]:
-        print(f"Dataset: {held['dataset']} (Parquet, with a card in README.md)")
+        print(f"Dataset: {held['dataset']} (files in data, a card in README.md)")
     print(f"All else: {root} (see: synthray show {root})")
     command = "uv run synthray" if os.environ.get("UV_RUN_RECURSION_DEPTH") else "synthray"
     print("\nTry:")

@@ -74,6 +74,8 @@ class Operator:
 
     uses_model: ClassVar[bool] = False
     uses_gate: ClassVar[bool] = False
+    takes_when: ClassVar[bool] = True
+    """Whether it can work on some of the rows, and let the others pass by."""
 
     context: Context = field(default_factory=Context, kw_only=True, repr=False, compare=False)
 

@@ -20,9 +20,9 @@ from synthray.lineage import IDENTITY, uniform
 from synthray.operator import Context, Operator
 from synthray.progress import Progress
 from synthray.query import Query
-from synthray.repeat import ABOUT, METRICS, Repeat
+from synthray.repeat import ABOUT, Repeat
 from synthray.run import FORMAT, RELATIONS, Run, versions
-from synthray.statement import Derive, Select, Statement, Union, Where, one_case, require_table
+from synthray.statement import Derive, Statement, Union, Where, one_case, require_table
 from synthray.step import Checked, Step, told, where
 from synthray.table import Table
 from synthray.task import Task
@@ -45,12 +45,12 @@ class Pipeline:
     """Steps in order, and all that they share.
 
     `steps` takes operators, statements and Steps. `tables` are files or pipelines of their own, `models` are
-    named languages beside `model`, `gate` are SQL conditions over the metrics (`default`: those of the
-    operators). A stage in which more than `max_failed` of the rows fail ends the run. `blocks` is into how
-    many parts rows are cut, and changes no result. `recipe` is what the run directory keeps of where it came
-    from. Of those within it: `prefix` begins the names of the steps of a table's own pipeline, whose rows and
-    draws are not those of the recipe's steps, `round` counts in a loop, `held_out` are the tables that the
-    recipe evaluates against.
+    named languages beside `model`; a table's pipeline that has no model or task of its own has the recipe's.
+    `gate` are SQL conditions over the metrics (`default`: those of the operators). A stage in which more than
+    `max_failed` of the rows fail ends the run. `blocks` is into how many parts rows are cut, and changes no
+    result. `recipe` is what the run directory keeps of where it came from. Within it `prefix` begins
+    the names of the steps of a table's own pipeline, whose rows and draws are not those of the recipe's
+    steps, `round` counts in a loop, `held_out` are the tables that the recipe evaluates against.
     """
 
     steps: Sequence[Operator | Statement | Repeat | Step]
@@ -129,9 +129,18 @@ class Pipeline:
         return replace(step.work, context=context)
 
     def of(self, table: str, outer: Pipeline) -> Pipeline:
-        """Return the pipeline of a named table of `outer`, its steps named after it."""
+        """Return the pipeline of a named table of `outer`: named after it, with what it leaves unsaid."""
         return replace(
-            self, prefix=f"{table}_", seed=outer.seed, round=outer.round, held_out=outer._held_out()
+            self,
+            prefix=f"{table}_",
+            seed=outer.seed,
+            task=outer.task if self.task == Task() else self.task,
+            model=self.model or outer.model,
+            models={**outer.models, **self.models},
+            max_failed=outer.max_failed,
+            blocks=self.blocks or outer.blocks,
+            round=outer.round,
+            held_out=outer._held_out(),
         )
 
     def inside(self, step: Step, number: int) -> Pipeline:
@@ -170,8 +179,8 @@ class Pipeline:
             raise RecipeError(f"{self.name}: there are no steps")
         if not 0 <= self.max_failed <= 1:
             raise RecipeError(f"max_failed must be from 0 to 1, but is {self.max_failed}")
-        measuring = [one for one in checked if _measures(one.step.work)]
-        check_conditions(self.conditions(), {one.name: _metrics(one.step.work) for one in measuring})
+        measuring = {one.name: one.step.metrics for one in checked if one.step.measures}
+        check_conditions(self.conditions(), measuring)
         self._check_order(checked)
         return checked, schemas
 
@@ -232,6 +241,8 @@ class Pipeline:
         before = pa.schema([]) if schema is None else schema
         self._check_needs(operator, before, schemas)
         operator.check(before)
+        if step.when and not operator.takes_when:
+            raise RecipeError("takes no `when`: its rows have other columns; use a where before it")
         if step.when:
             with self._empty(before, schemas) as query:
                 when = Where(step.when).settle(query).predicate
@@ -479,15 +490,3 @@ def _likely(step: Step, before: pa.Schema) -> pa.Schema:
         named = getattr(work, "columns", ())
         names = [name for name in named if name not in before.names] if isinstance(named, Mapping) else []
         return pa.schema([*before, *((name, pa.string()) for name in names)])
-
-
-def _metrics(work: Operator | Statement | Repeat) -> tuple[str, ...]:
-    if isinstance(work, Repeat):
-        return METRICS
-    return work.metrics() if isinstance(work, Operator) else ()
-
-
-def _measures(work: Operator | Statement | Repeat) -> bool:
-    if isinstance(work, Operator):
-        return bool(work.metrics()) or (work.makes() == "nothing" and not work.uses_gate)
-    return isinstance(work, Select | Repeat)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from synthray.asker import Asks
+from synthray.errors import InputError
 from synthray.operator import Operator, path_of
 from synthray.pipeline import Pipeline
 from synthray.repeat import Repeat
-from synthray.statement import Union
+from synthray.statement import Derive, Union
 from synthray.table import Table as Files
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def planned(pipeline: Pipeline) -> list[dict[str, Any]]:
 
     Rows are an upper bound (a filter may drop any number); null where nobody knows before, as after a list
     that was exploded. The steps of a loop are counted for all of its rounds (`rounds`). Prompt tokens are
-    estimated from the bytes of sample prompts, completion tokens are at most `max_tokens` an answer.
+    estimated from the bytes of the first rows' prompts, in which an answer to an earlier step is as long as
+    its `max_tokens`; null where the columns of a prompt are not known before. Completion tokens are at most
+    `max_tokens` an answer, and money is that of the dearest model which a step asks.
     """
     lines = _Planning(pipeline).lines()
     names = list(dict.fromkeys(name for line in lines for name in line))
@@ -61,19 +64,19 @@ class _Planning:
     ) -> tuple[list[dict[str, Any]], int | None]:
         """Return the lines of steps over `rows` rows, and at most how many rows come out."""
         lines: list[dict[str, Any]] = []
-        first = _first_rows(checked[0])
+        samples = _first_rows(checked[0])
         for one in checked:
             work = one.step.work
             if isinstance(work, Repeat):
                 more, rows = self.loop(pipeline, one, rows)
-                lines += more
+                lines, samples = [*lines, *more], []
                 continue
             line: dict[str, Any] = {"step": one.name, "operator": _kind(work), "rows_at_most": rows}
             if isinstance(work, Operator):
                 if work.makes() == "rows":
                     rows = line["rows_at_most"] = _source_rows(one, self.made)
                 if work.uses_model:
-                    line |= _calls(one, rows, first)
+                    line |= _calls(one, rows, samples)
                 if work.makes() == "children":
                     n = work.asker.n if isinstance(work, Asks) else None
                     rows = None if rows is None or n is None else rows * n
@@ -81,6 +84,7 @@ class _Planning:
                 more_rows = self.made[work.table]
                 rows = None if rows is None or more_rows is None else rows + more_rows
             lines.append(line)
+            samples = _after(one, samples)
         return lines, rows
 
     def loop(
@@ -113,8 +117,33 @@ class _Planning:
 _TOKENS = ("prompt_tokens_about", "completion_tokens_at_most")
 
 
-def _calls(one: Checked, rows: int | None, first: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a step may ask of a model for so many rows, of which `first` are some."""
+def _after(one: Checked, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return sample rows as a step leaves them, with the columns that can be known before the run."""
+    import pyarrow as pa
+
+    from synthray.query import Query
+
+    work = one.step.work
+    if isinstance(work, Asks):
+        added = [column for column in one.after if column.name not in one.before.names]
+        # How long an answer may be is known, not what it says.
+        text = "x" * ((work.max_tokens or 0) * _BYTES_PER_TOKEN)
+        told = {column.name: text for column in added if text and pa.types.is_string(column.type)}
+        return [{**row, **told} for row in samples]
+    if not samples or not isinstance(work, Derive):
+        return samples if one.after.equals(one.before) or isinstance(work, Operator) else []
+    try:
+        with Query({"rows": pa.Table.from_pylist(samples)}) as query:
+            found: list[dict[str, Any]] = query.arrow(
+                work.settle(query).plan(query, "rows", guard=False).rows
+            ).to_pylist()
+            return found
+    except InputError:  # it reads what a step makes that was not done, or another table
+        return samples
+
+
+def _calls(one: Checked, rows: int | None, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a step may ask of a model for so many rows, of which `samples` are some."""
     work = one.step.work
     assert isinstance(work, Operator)
     language = work.context.language
@@ -123,7 +152,8 @@ def _calls(one: Checked, rows: int | None, first: list[dict[str, Any]]) -> dict[
         return {"model": model, "calls": None}
     n, together = (work.asker.n, work.asker.together) if isinstance(work, Asks) else (1, False)
     calls = rows if together else rows * n
-    prompt = calls * _prompt_tokens(one, first)
+    tokens, history = _prompt_tokens(one, samples), getattr(work, "history_tokens", 0)
+    prompt = None if tokens is None or history is None else calls * tokens + rows * history
     most = getattr(work, "max_tokens", None)
     answer = None if most is None else rows * n * most
     return {
@@ -213,19 +243,20 @@ def _source_rows(source: Checked, made: Mapping[str, int | None]) -> int | None:
     return work.row_count() if isinstance(work, Operator) else None
 
 
-def _prompt_tokens(one: Checked, first: list[dict[str, Any]]) -> int:
-    prompts = [text for _, texts in _prompts(one, first) for text in texts]
+def _prompt_tokens(one: Checked, samples: list[dict[str, Any]]) -> int | None:
+    prompts = [text for _, texts in _prompts(one, samples) for text in texts]
     if not prompts:
-        return 0
+        return None
     return round(sum(len(text.encode()) for text in prompts) / len(prompts) / _BYTES_PER_TOKEN)
 
 
-def _usd(work: Operator, prompt_tokens: int, answer_tokens: int | None) -> float | None:
+def _usd(work: Operator, prompt_tokens: int | None, answer_tokens: int | None) -> float | None:
     """Return what so many tokens cost; None where nobody said what a token costs or how many there are."""
-    language = work.context.language
-    if language is None or answer_tokens is None or not language.prices().known:
+    asked = [work.context.language, *work.context.models.values()]
+    prices = [language.prices() for language in asked if language is not None]
+    if prompt_tokens is None or answer_tokens is None or not all(price.known for price in prices):
         return None
-    return language.prices().cost(prompt_tokens, answer_tokens).usd
+    return max((price.cost(prompt_tokens, answer_tokens).usd for price in prices), default=None)
 
 
 def budget(pipeline: Pipeline, lines: Sequence[Mapping[str, Any]]) -> str:
@@ -234,11 +265,13 @@ def budget(pipeline: Pipeline, lines: Sequence[Mapping[str, Any]]) -> str:
         sum(line.get(name) or 0 for line in lines)
         for name in ("calls", "prompt_tokens_about", "completion_tokens_at_most")
     )
+    asking = [line for line in lines if line.get("calls")]
     unknown = ", ".join(line["step"] for line in lines if line.get("model") and line.get("calls") is None)
     beside = f" How many rows {unknown} will see is not known before: that is not in this." if unknown else ""
+    untold = ", ".join(line["step"] for line in asking if line["prompt_tokens_about"] is None)
+    beside += f" How long the prompts of {untold} are is not known before, nor in this." if untold else ""
     if not calls:
         return beside.strip() or "No model calls."
-    asking = [line for line in lines if line.get("calls")]
     priced = [line["usd_about"] for line in asking if line.get("usd_about") is not None]
     usd = f"about {sum(priced):.4f} US dollars" if len(priced) == len(asking) else "at no known price"
     text = f"In all {calls} calls, about {prompt} prompt and at most {answer} completion tokens, {usd}."

@@ -95,10 +95,15 @@ class Progress:
             stop.set()
             watcher.join()
 
-    def _state(self, calls: bool, before: tuple[int, int]) -> tuple[int, int]:
+    def _state(self, rows: int, calls: bool, before: tuple[int, int]) -> tuple[int, int, int]:
+        """Return about how many rows are done, and how many calls and tokens came.
+
+        Rows are counted when their block is done: until then an answered call is taken for one.
+        """
         self.tail.poll()
-        answered = self.tail.calls - before[0]
-        return max(self._done, answered if calls else 0), self.tail.tokens - before[1]
+        answered = self.tail.calls - before[0] if calls else 0
+        done = max(self._done, min(answered, rows)) if rows else self._done
+        return done, answered, self.tail.tokens - before[1]
 
     def _lines(
         self, name: str, rows: int, calls: bool, before: tuple[int, int], stop: threading.Event
@@ -111,8 +116,8 @@ class Progress:
             if not ended and now - last < _LINE_EVERY_S:
                 continue
             last = now
-            done, tokens = self._state(calls, before)
-            speed = f", {tokens / (now - started):.0f} tokens/s" if calls else ""
+            done, answered, tokens = self._state(rows, calls, before)
+            speed = f", {answered} calls, {tokens / (now - started):.0f} tokens/s" if calls else ""
             left = f", {_left(done, rows, now - started)} left" if not ended and done else ""
             state = "done" if ended and self._whole else f"{done}/{rows} rows"
             self.note(f"{name}: {state}{speed}{left}, {now - started:.0f} s")
@@ -135,7 +140,7 @@ class Progress:
             ended = False
             while not ended:
                 ended = stop.wait(_POLL_S)
-                done, tokens = self._state(calls, before)
+                done, _, tokens = self._state(rows, calls, before)
                 passed = time.monotonic() - started
                 speed = f"{tokens / passed:.0f} tokens/s" if calls else ""
                 left = "-" if ended else _left(done, rows, passed)

@@ -133,10 +133,10 @@ class _Source:
 
     def _step(self, setting: str, names: list[str]) -> tuple[dict[str, Any], list[str]]:
         known: dict[str, tuple[dict[str, Any], str]] = {}
-        for step in _every(self.steps()):
+        for prefix, step in _every(self.tree):
             key = next((str(one) for one in step if str(one) not in _BESIDE["where"]), "")
             name = step.get("as") or step.get("reason") or key.rpartition(".")[2]
-            known.setdefault(str(name), (step, key))
+            known.setdefault(f"{prefix}{name}", (step, key))
         if names[0] not in known or len(names) < 2:
             raise RecipeError(
                 f"--set {setting!r}: no key or step {names[0]!r}{near(names[0], [*_KEYS, *known])}"
@@ -149,14 +149,17 @@ class _Source:
         return step[key], names[1:]
 
 
-def _every(steps: list[Any]) -> Iterator[dict[Any, Any]]:
-    """Yield the steps of a tree, those of loops after the loop itself."""
+def _every(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Yield the steps of a tree with what their names begin with: then those of its loops, then of tables."""
+    held, tables = tree.get("steps"), tree.get("tables")
+    steps = [step for step in held if isinstance(step, dict) and step] if isinstance(held, list) else []
+    yield from ((prefix, step) for step in steps)
     for step in steps:
-        if isinstance(step, dict) and step:
-            yield step
-            loop = step.get("repeat")
-            inner = loop.get("steps") if isinstance(loop, dict) else None
-            yield from _every(inner if isinstance(inner, list) else [])
+        if isinstance(step.get("repeat"), dict):
+            yield from _every(step["repeat"], prefix)
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        if isinstance(table, dict):
+            yield from _every(table, f"{name}_")
 
 
 def _expression(value: Any) -> Any:
@@ -201,8 +204,6 @@ class _Builder:
     def __init__(self, source: _Source) -> None:
         self.source = source
         self.base = source.path.parent
-        self.shared: dict[str, Any] = {}
-        """What tables that are pipelines have in common with the recipe."""
 
     def pipeline(self) -> Pipeline:
         tree = self.source.tree
@@ -214,23 +215,12 @@ class _Builder:
             raise self.error(
                 f"name {name!r}: must be letters, digits, -, _ and . (it names the directory)", "name"
             )
-        shared = self.shared = {
-            "seed": self.typed("seed", int, 0),
-            "task": self.task(),
-            "model": self.language(tree.get("model", {"language": "embedded"}), "model"),
-            "models": {
-                key: self.language(value, "models", key) for key, value in self.mapping("models").items()
-            },
-        }
         blocks = self.typed("blocks", int, 0)
         if blocks < 0 or ("blocks" in tree and blocks < 1) or blocks > 100_000:
             raise self.error(f"blocks must be from 1 to 100000, but is {blocks}", "blocks")
-        if blocks:
-            shared["blocks"] = blocks
         max_failed = self.typed("max_failed", float, 0.05)
         if not 0 <= max_failed <= 1:
             raise self.error(f"max_failed must be from 0 to 1, but is {max_failed}", "max_failed")
-        shared["max_failed"] = max_failed
         gate = [DEFAULT] if tree.get("gate") == DEFAULT else self.typed("gate", list, [])
         if not all(isinstance(line, str) for line in gate):
             raise self.error(
@@ -240,10 +230,17 @@ class _Builder:
         return Pipeline(
             steps=self.steps(tree.get("steps"), "steps"),
             name=name,
+            seed=self.typed("seed", int, 0),
+            task=self.task(),
+            model=self.language(tree.get("model", {"language": "embedded"}), "model"),
+            models={
+                key: self.language(value, "models", key) for key, value in self.mapping("models").items()
+            },
             tables=self.tables(self.mapping("tables"), "tables"),
             gate=tuple(gate),
+            max_failed=max_failed,
+            blocks=blocks or None,
             recipe=tree,
-            **shared,
         )
 
     # Parts.
@@ -323,7 +320,7 @@ class _Builder:
             )
         if isinstance(held, dict) and set(held) == {"steps"}:
             steps = self.steps(held["steps"], *place, name, "steps")
-            return Pipeline(steps=steps, name=name, tables=known, **self.shared)
+            return Pipeline(steps=steps, name=name, tables=known)
         if isinstance(held, str) or (isinstance(held, list) and all(isinstance(one, str) for one in held)):
             try:
                 return Table.find(held, self.base)

@@ -50,9 +50,6 @@ ABOUT: pa.Schema = pa.schema(
 REJECTS: pa.Schema = pa.schema([(name, pa.string()) for name in ("row_id", "step", "reason")])
 """The relation `rejects` of a round, for `until`."""
 
-METRICS = ("rounds", "candidates", "accepted", "yield", "missing")
-"""What a loop measures of itself: the whole, and each round (the slice round=2) but for `missing`."""
-
 _TWICE = "is in the pool already; a source.table over the pool makes new rows by children: true"
 
 SURPLUS = "surplus"
@@ -102,6 +99,10 @@ class Repeat:
     def appends(self) -> bool:
         """Whether what comes out of a round joins the pool."""
         return self.keep == "append"
+
+    def metrics(self) -> tuple[str, ...]:
+        """Return what a loop measures of itself: the whole, and each round (round=2) but for `missing`."""
+        return ("rounds", "candidates", "accepted", "yield", "missing")
 
     def check(self, task: Task, named: Sequence[str]) -> None:
         """Raise an InputError when the settings make no loop; `named` are the recipe's tables."""

@@ -37,6 +37,18 @@ class Step:
             return f"{self.work.kind}_" + re.sub(r"\W+", "_", reason)
         return self.work.kind
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of what it measures, as far as its settings say them."""
+        return () if isinstance(self.work, Statement) else self.work.metrics()
+
+    @property
+    def measures(self) -> bool:
+        """Whether a gate may name it."""
+        if isinstance(self.work, Operator) and self.work.makes() == "nothing":
+            return not self.work.uses_gate
+        return isinstance(self.work, Select) or bool(self.metrics)
+
 
 @dataclass(frozen=True)
 class Checked:

@@ -1,4 +1,4 @@
-"""A shipped recipe with a scripted model, in its tables too; and what tests ask of its run."""
+"""A shipped recipe with a scripted model; and what tests ask of its run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from synthray.model.fake import Fake, Script
-from synthray.pipeline import Pipeline
 from synthray.recipe import load
 
 if TYPE_CHECKING:
+    from synthray.pipeline import Pipeline
     from synthray.run import Run
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
@@ -45,13 +45,7 @@ COMMON = [
 
 def scripted(recipe: str, script: Script, *settings: str) -> Pipeline:
     """Return a shipped recipe of which all calls are answered by `script`."""
-    model = Fake(script=script)
-    found = load(recipe, settings=settings)
-    tables = {
-        name: replace(table, model=model) if isinstance(table, Pipeline) else table
-        for name, table in found.tables.items()
-    }
-    return replace(found, model=model, tables=tables)
+    return replace(load(recipe, settings=settings), model=Fake(script=script))
 
 
 def rows(run: Run, sql: str) -> list[dict[str, Any]]:

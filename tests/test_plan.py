@@ -88,3 +88,44 @@ def test_a_plan_without_prices_says_that_the_money_is_not_known(small: Small) ->
     assert [line["calls"] for line in lines if line["calls"]] == [12], "four answers are one call"
     assert "at no known price" in budget(pipeline, lines)
     assert "budget" not in budget(pipeline, lines)
+
+
+def test_a_prompt_of_an_answer_is_as_long_as_the_answer_may_be(small: Small) -> None:
+    second = (
+        "  - derive: {said: text || '!', made: md5(label)}\n"
+        "  - generate.prompt: {template: '{{ said }} {{ made }}', writes: more, max_tokens: 7}\n    as: again\n"
+        "  - evaluate.diversity"
+    )
+    pipeline = small("prompt.max_tokens=100", **{"  - evaluate.diversity": second})
+    lines = {line["step"]: line for line in planned(pipeline)}
+    assert lines["again"]["prompt_tokens_about"] == 12 * round((400 + 1 + 1 + 32) / 4)
+    assert "not known" not in budget(pipeline, [*lines.values()])
+
+
+def test_a_prompt_whose_columns_no_one_knows_before_costs_what_no_one_knows(small: Small) -> None:
+    second = (
+        "  - sql: SELECT row_id, count(*) OVER () AS many FROM rows\n"
+        "  - generate.prompt: {template: '{{ many }}', writes: more}\n    as: again\n"
+        "  - evaluate.diversity"
+    )
+    pipeline = small(**{"  - evaluate.diversity": second, "language: fake": PRICED})
+    lines = {line["step"]: line for line in planned(pipeline)}
+    assert lines["again"]["calls"] == 12
+    assert lines["again"]["prompt_tokens_about"] is None and lines["again"]["usd_about"] is None
+    said = budget(pipeline, [*lines.values()])
+    assert "How long the prompts of again are is not known before, nor in this." in said
+
+
+def test_a_talk_costs_what_its_dearer_model_costs_and_its_history_too(write: Callable[..., Path]) -> None:
+    recipe = write(
+        "model: {language: fake, price: {input: 1000000, output: 1000000}}\n"
+        "models: {person: {language: fake, price: {input: 2000000, output: 2000000}}}\nsteps:\n"
+        "  - source.conditions: {rows: 2, columns: {word: [abcd]}}\n"
+        "  - generate.dialogue: {opening: '{{ word }}', turns: 2, user: {model: person, max_tokens: 10},"
+        " assistant: {max_tokens: 30}}\n"
+    )
+    line = planned(load(recipe))[1]
+    assert line["calls"] == 2 * 3, "two answers and a question between them"
+    # The question is asked over an answer, the second answer over an answer and a question.
+    assert line["prompt_tokens_about"] - 2 * (30 + 30 + 10) in range(6 * 60)
+    assert line["usd_about"] == 2 * (line["prompt_tokens_about"] + line["completion_tokens_at_most"])

@@ -109,7 +109,12 @@ def test_rows_and_calls_of_one_stage_do_not_count_for_the_next(
     with pytest.raises(ValueError, match="broken"), progress.stage("two", 4, calls=True):
         append(tmp_path, line())
         raise ValueError("broken")
-    assert "two: 1/4 rows" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="broken"), progress.stage("three", 4, calls=True):
+        append(tmp_path, line() * 9)
+        raise ValueError("broken")
+    told = capsys.readouterr().err
+    assert "two: 1/4 rows, 1 calls" in told
+    assert "three: 4/4 rows, 9 calls" in told
 
 
 def test_notes_go_to_stderr_and_quiet_shows_nothing(

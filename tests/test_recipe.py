@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from synthray.cookbook import listed
 from synthray.errors import InputError, RecipeError
+from synthray.model.fake import Fake
+from synthray.operator import Operator
 from synthray.pipeline import Pipeline
 from synthray.recipe import load
 
@@ -268,6 +271,40 @@ def test_settings_override_by_key_and_by_step(small: Small) -> None:
     assert (conditions.rows, prompt.n) == (4, 3)  # type: ignore[union-attr]
     assert where.predicate.endswith("> 2)")  # type: ignore[union-attr]
     assert pipeline.recipe["steps"][1]["generate.prompt"]["n"] == 3
+
+
+def test_settings_reach_the_steps_of_tables_and_loops(write: Write) -> None:
+    recipe = write(
+        "model: {language: fake}\ntables:\n  words: {steps: [{source.conditions: {rows: 2, columns: {w: [x]}}}]}\n"
+        "steps:\n  - repeat:\n      max: 2\n      tables:\n"
+        "        held: {steps: [{source.table: {table: pool}}, {where: 'true', reason: all}]}\n"
+        "      steps: [{source.table: {table: words, children: true}}]\n"
+    )
+    changed = load(recipe, settings=["words_conditions.rows=3", "table.rows=1", "held_table.rows=4"]).recipe
+    assert changed["tables"]["words"]["steps"][0]["source.conditions"]["rows"] == 3
+    loop = changed["steps"][0]["repeat"]
+    assert loop["steps"][0]["source.table"]["rows"] == 1
+    assert loop["tables"]["held"]["steps"][0]["source.table"]["rows"] == 4
+    with pytest.raises(
+        RecipeError, match="no key or step 'word_conditions'; did you mean 'words_conditions'"
+    ):
+        load(recipe, settings=["word_conditions.rows=3"])
+
+
+def test_a_tables_pipeline_has_the_model_that_the_recipe_is_given(write: Write) -> None:
+    recipe = write(
+        "task: {labels: {a: first}}\nmodel: {language: fake}\ntables:\n  said:\n    steps:\n"
+        "      - source.conditions: {rows: 2, columns: {w: task.labels}}\n"
+        "      - generate.prompt: {template: '{{ w }}', writes: text}\n"
+        "steps:\n  - source.table: {table: said}\n"
+    )
+    pipeline = replace(load(recipe), model=Fake(answers=["other"]))
+    table = pipeline.tables["said"]
+    assert isinstance(table, Pipeline)
+    prompt = table.of("said", pipeline).named()[1].work
+    assert isinstance(prompt, Operator) and prompt.context.language == Fake(answers=["other"])
+    own = replace(table, model=Fake(answers=["own"])).of("said", pipeline).named()[1].work
+    assert isinstance(own, Operator) and own.context.language == Fake(answers=["own"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from annotated_types import Ge
@@ -59,6 +59,8 @@ class Pair(Operator):
     count questions, not pairs. NaN where there are none. No figure says from where on it is broken, since
     better answers may well be longer: put one under `gate` that fits the task.
     """
+
+    takes_when: ClassVar[bool] = False
 
     answer: str
     score: str
@@ -122,11 +124,6 @@ class Pair(Operator):
 
     def apply(self, stage: Stage) -> None:
         """Pair all rows by SQL, out of core, and measure."""
-        if stage.before and stage.input != stage.run.table(stage.before):
-            raise InputError(
-                f"{self.step}: takes no `when`: rows that it lets pass have no column of the pairs; reject "
-                "them by a where"
-            )
         self._require_one_prompt(stage.query)
         path = stage.path / "rows-pairs.parquet"
         stage.query.write(f"SELECT * FROM ({self._sql()}) ORDER BY row_id", path)
