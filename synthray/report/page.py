@@ -20,10 +20,11 @@ from markupsafe import Markup
 
 from synthray.errors import InputError
 from synthray.plane import POINTS
+from synthray.repeat import Repeat
 from synthray.report import contents, outcome
 from synthray.report.history import Event
 from synthray.report.section import CHARACTERS, Asked, Section
-from synthray.run import COUNTS, Run, replace_file
+from synthray.run import Run, replace_file
 
 if TYPE_CHECKING:
     import jinja2
@@ -107,7 +108,6 @@ def _head(asked: Asked) -> dict[str, Any]:
     stages = asked.run.stages()
     steps = [step for stage in stages for step in stage.steps]
     every = asked.run.all_stages()
-    total = {name: sum(getattr(step, name) for step in steps) for name in COUNTS}
     dollars = [stage.cost for stage in every if stage.cost is not None]
     recipe = state.get("recipe") or {}
     task = recipe.get("task")
@@ -123,10 +123,11 @@ def _head(asked: Asked) -> dict[str, Any]:
         "gate": state.get("gate") or [],
         "asked_for": recipe.get("gate") or [],
         "facts": [
-            ("rows made", total["rows_made"]),
+            # A loop's pool holds the rows that its rounds made: they are not made twice.
+            ("rows made", sum(step.rows_made for step in steps if step.operator != Repeat.kind)),
             ("rows kept", stages[-1].rows_kept),
-            ("rejected", total["rows_rejected"]),
-            ("failed", total["rows_failed"]),
+            ("rejected", sum(step.rows_rejected for step in steps)),
+            ("failed", sum(step.rows_failed for step in steps)),
             ("model calls", sum(stage.calls for stage in every)),
             ("tokens", sum(stage.prompt_tokens + stage.completion_tokens for stage in every)),
             *([("US dollars", round(sum(dollars), 6))] if dollars else []),

@@ -18,6 +18,7 @@ import reported
 
 from synthray.chart import NO_WIDTH
 from synthray.errors import InputError, RunError
+from synthray.recipe import load
 from synthray.report import page as report
 from synthray.run import FORMAT, Run
 
@@ -194,6 +195,18 @@ def test_a_named_row_is_told_and_others_are_not(run: Run) -> None:
     found = page(run, rows=["row009"])
     told = [held["data-says"] for tag, held in found.elements if "data-says" in held]
     assert told == ["rejected: row009"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_the_rows_of_a_loop_are_made_once(tmp_path: Path) -> None:
+    recipe = tmp_path / "loop.yaml"
+    recipe.write_text(
+        "name: loop\nsteps:\n  - repeat:\n      max: 3\n      target: 5\n"
+        "      steps: [{source.conditions: {rows: 2, columns: {text: {range: [1, 9]}}}}]\n"
+    )
+    found = page(load(recipe).run(tmp_path / "run", quiet=True)).text
+    assert "rows made6" in found
 
 
 # What is missing.
