@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -331,18 +331,29 @@ def joined(table: pa.Table, names: Sequence[str]) -> pa.Array:
 
 
 def _texts(tables: Mapping[str, Relation]) -> pa.Array:
-    """Return the hashes of all texts in all columns of tables."""
+    """Return the hashes of all texts in all columns of tables, in lists and structs too."""
     found: set[str] = set()
     for name, relation in tables.items():
         with Query({name: relation}) as query:
-            schema = query.schema(f"SELECT * FROM {identifier(name)}")
-            texts = [identifier(field.name) for field in schema if is_text(field.type)]
-            if not texts:
-                continue
-            for block in query.blocks(f"(SELECT {', '.join(texts)} FROM {identifier(name)})"):
+            for block in query.blocks(f"(SELECT * FROM {identifier(name)})"):
                 for column in block.columns:
-                    found.update(hashed(column).drop_null().to_pylist())
+                    for texts in _within(one_array(column)):
+                        found.update(hashed(texts).drop_null().to_pylist())
     return pa.array(sorted(found), pa.string())
+
+
+def _within(values: pa.Array) -> Iterator[pa.Array]:
+    """Yield the arrays of texts of which values are made, such as those of a conversation's messages."""
+    if is_text(values.type):
+        yield values
+    elif pa.types.is_struct(values.type):
+        for part in values.flatten():
+            yield from _within(part)
+    elif pa.types.is_map(values.type):
+        yield from _within(values.keys)
+        yield from _within(values.items)
+    elif pa.types.is_nested(values.type):
+        yield from _within(values.flatten())
 
 
 # Places.

@@ -132,7 +132,7 @@ class Pipeline:
         """Return the pipeline of a named table of `outer`: named after it, with what it leaves unsaid."""
         return replace(
             self,
-            prefix=f"{table}_",
+            prefix=f"{outer.prefix}{table}_",
             seed=outer.seed,
             task=outer.task if self.task == Task() else self.task,
             model=self.model or outer.model,
@@ -244,7 +244,7 @@ class Pipeline:
         if step.when and not operator.takes_when:
             raise RecipeError("takes no `when`: its rows have other columns; use a where before it")
         if step.when:
-            with self._empty(before, schemas) as query:
+            with self.empty(before, schemas) as query:
                 when = Where(step.when).settle(query).predicate
             step = replace(step, when=when)
         return Checked(replace(step, work=operator), before, operator.schema(before))
@@ -261,25 +261,26 @@ class Pipeline:
         came, inner = _identified(schema), self.inside(step, 1)
         self._check_names(step, inner)
 
-        def given(pool: pa.Schema, *, guess: bool = False) -> tuple[pa.Schema, dict[str, pa.Schema]]:
+        def given(pool: pa.Schema, *, guess: bool) -> tuple[pa.Schema, pa.Schema, dict[str, pa.Schema]]:
+            """Return the pool that comes of it, what a round gives, and all that its steps see."""
             shown = {**schemas, "pool": pool, "previous": pool, "round": ABOUT}
             if loop.target is not None:
                 shown["deficit"] = loop.deficit({"": 1}).schema
             for name, table in loop.tables.items():
                 shown[name] = table.of(name, inner).checked(shown, guess=guess)[-1].after
             last = inner.checked(shown, None if loop.appends else pool, guess=guess)[-1].after
-            return _widened(came, last), shown
+            return _widened(came, last), last, shown
 
         # The pool holds what the steps give, and they may read it: guessed until it stays, then checked.
         pool = came
         for _ in range(_SETTLES):
-            before, (pool, _) = pool, given(pool, guess=True)
+            before, pool = pool, given(pool, guess=True)[0]
             if pool == before:
                 break
-        after, shown = given(pool)
+        after, made, shown = given(pool, guess=False)
         if after != pool:
             raise RecipeError(f"the columns of the pool change with every round: {', '.join(pool.names)}")
-        loop.check_until({name: held.empty_table() for name, held in shown.items()}, self.seed)
+        loop.check_sql({name: held.empty_table() for name, held in shown.items()}, made, self.seed)
         return Checked(replace(step, work=replace(loop, schemas=shown)), came, pool)
 
     def _check_names(self, step: Step, inner: Pipeline) -> None:
@@ -317,12 +318,13 @@ class Pipeline:
     ) -> Checked:
         if isinstance(statement, Union):
             require_table(statement.table, schemas)
-        with self._empty(schema, schemas) as query:
+        with self.empty(schema, schemas) as query:
             settled = statement.settle(query)
             after = settled.schema(query)
         return Checked(replace(step, work=settled, when=None), schema, after)
 
-    def _empty(self, schema: pa.Schema, schemas: Mapping[str, pa.Schema]) -> Query:
+    def empty(self, schema: pa.Schema, schemas: Mapping[str, pa.Schema]) -> Query:
+        """Return a query over no rows of `schema` and tables of `schemas`, by which SQL is checked."""
         tables = {name: held.empty_table() for name, held in schemas.items()}
         return Query({**tables, "rows": schema.empty_table()}, seed=self.seed)
 
@@ -477,7 +479,7 @@ def _asking(pipeline: Pipeline) -> set[str]:
 
 
 def _likely(step: Step, before: pa.Schema) -> pa.Schema:
-    """Return what a step that cannot be checked yet will probably leave: columns that it names hold text."""
+    """Return what a step that cannot be checked yet will probably leave; what it names has no type yet."""
     import pyarrow as pa
 
     work = step.work
@@ -489,4 +491,4 @@ def _likely(step: Step, before: pa.Schema) -> pa.Schema:
     except Exception:  # this is a guess: the check that counts comes after it, and says what is wrong
         named = getattr(work, "columns", ())
         names = [name for name in named if name not in before.names] if isinstance(named, Mapping) else []
-        return pa.schema([*before, *((name, pa.string()) for name in names)])
+        return pa.schema([*before, *((name, pa.null()) for name in names)])

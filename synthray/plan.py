@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ from synthray.errors import InputError
 from synthray.operator import Operator, path_of
 from synthray.pipeline import Pipeline
 from synthray.repeat import Repeat
-from synthray.statement import Derive, Union
+from synthray.statement import Derive, Select, Union
 from synthray.table import Table as Files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
 
     from synthray.model.language import Request
     from synthray.statement import Statement
@@ -44,10 +47,12 @@ class _Planning:
 
     pipeline: Pipeline
     made: dict[str, int | None] = field(default_factory=dict)
+    schemas: dict[str, pa.Schema] = field(default_factory=dict)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines, those of tables that are pipelines first."""
         checked, schemas = self.pipeline.checked_with_tables()
+        self.schemas |= schemas
         lines: list[dict[str, Any]] = []
         for name, table in self.pipeline.tables.items():
             if isinstance(table, Files):
@@ -83,9 +88,17 @@ class _Planning:
             elif isinstance(work, Union):
                 more_rows = self.made[work.table]
                 rows = None if rows is None or more_rows is None else rows + more_rows
+            elif isinstance(work, Select) and self._makes_rows(pipeline, one):
+                rows = None
             lines.append(line)
             samples = _after(one, samples)
         return lines, rows
+
+    def _makes_rows(self, pipeline: Pipeline, one: Checked) -> bool:
+        """Say whether a SELECT makes a new table, of as many rows as it likes."""
+        assert isinstance(one.step.work, Select)
+        with pipeline.empty(one.before, self.schemas) as query:
+            return one.step.work.plan(query, "rows", guard=False).made is not None
 
     def loop(
         self, pipeline: Pipeline, one: Checked, rows: int | None
@@ -95,18 +108,18 @@ class _Planning:
         assert isinstance(loop, Repeat)
         inner = pipeline.inside(one.step, 1)
         self.made |= dict.fromkeys(("pool", "previous", "round", "deficit"))
+        self.schemas |= loop.schemas
         lines: list[dict[str, Any]] = []
         for name, table in loop.tables.items():
             held = table.of(name, inner)
             more, self.made[name] = self.steps(held, held.checked(loop.schemas), None)
             lines += more
-        begun = None if loop.appends else one.after
-        more, last = self.steps(inner, inner.checked(loop.schemas, begun), rows)
-        for line in (lines := [*lines, *more]):
-            line["rounds"] = loop.max
-            for name in ("rows_at_most", "calls", *_TOKENS, "usd_about"):
-                if line.get(name) is not None:
-                    line[name] *= loop.max
+        checked = inner.checked(loop.schemas, None if loop.appends else one.after)
+        rounds, last = [], rows
+        for _ in range(loop.max):
+            more, last = self.steps(inner, checked, last)
+            rounds.append([*map(dict, lines), *more])
+        lines = [_summed(same) for same in zip(*rounds, strict=True)]
         if not loop.appends:
             return lines, last
         wanted = sum(loop.wanted(pipeline.task).values())
@@ -114,7 +127,14 @@ class _Planning:
         return lines, None if most is None else (rows or 0) + most
 
 
-_TOKENS = ("prompt_tokens_about", "completion_tokens_at_most")
+def _summed(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the line of a step for all rounds; null is what one round does not tell."""
+    found = {**lines[0], "rounds": len(lines)}
+    for name in ("rows_at_most", "calls", "prompt_tokens_about", "completion_tokens_at_most", "usd_about"):
+        if name in found:
+            values = [line[name] for line in lines if line.get(name) is not None]
+            found[name] = sum(values) if len(values) == len(lines) else None
+    return found
 
 
 def _after(one: Checked, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -196,8 +216,13 @@ def _prompts(one: Checked, rows: Sequence[dict[str, Any]]) -> list[tuple[Mapping
         return []
     if not set(work.table_names) <= set(work.context.tables):
         return []  # a table that is a pipeline of its own has no rows yet
-    able = [row for row in rows if set(work.reads) <= set(row)]
-    return [(row, [_text(question.request) for question in work.questions(row)]) for row in able]
+    found: list[tuple[Mapping[str, Any], list[str]]] = []
+    for row in rows:
+        if set(work.reads) <= set(row):
+            # A row that cannot be asked for fails when the recipe runs: it is no sample of the others.
+            with suppress(Exception):
+                found.append((row, [_text(question.request) for question in work.questions(row)]))
+    return found
 
 
 def _text(request: Request) -> str:
@@ -269,6 +294,8 @@ def budget(pipeline: Pipeline, lines: Sequence[Mapping[str, Any]]) -> str:
     unknown = ", ".join(line["step"] for line in lines if line.get("model") and line.get("calls") is None)
     beside = f" How many rows {unknown} will see is not known before: that is not in this." if unknown else ""
     untold = ", ".join(line["step"] for line in asking if line["prompt_tokens_about"] is None)
+    long = ", ".join(line["step"] for line in asking if line["completion_tokens_at_most"] is None)
+    beside += f" The answers of {long} may be of any length, which is not in this." if long else ""
     beside += f" How long the prompts of {untold} are is not known before, nor in this." if untold else ""
     if not calls:
         return beside.strip() or "No model calls."

@@ -188,18 +188,22 @@ class Repeat:
             return pa.table({"missing": counts})
         return pa.table({self.by: pa.array(left, pa.string()), "missing": counts})
 
-    def check_until(self, relations: Mapping[str, pa.Table], seed: int) -> None:
-        """Raise an InputError when `until` or `prefer` is no SQL over the empty relations of a loop."""
+    def check_sql(self, relations: Mapping[str, pa.Table], made: pa.Schema, seed: int) -> None:
+        """Raise an InputError when `until` is no SQL over a loop's empty relations, or `prefer` over `made`.
+
+        `made` is the schema of rows as a round gives them, before the pool's columns are added.
+        """
         ended = {"rejects": REJECTS.empty_table(), "metrics": MEASURED.empty_table()}
         with Query({**relations, **ended}, seed=seed) as query:
             if self.until:
                 self._check_truth(query)
+        if self.by and self.by not in made.names:
+            raise InputError(f"by: the steps make no column {self.by!r}")
+        with Query({"made": made.empty_table()}, seed=seed) as query:
             try:
-                query.ordering(self.prefer, "pool")
+                query.ordering(self.prefer, "made")
             except QueryError as error:
                 raise InputError(f"prefer: {error}") from None
-            if self.by and self.by not in relations["pool"].column_names:
-                raise InputError(f"by: the steps make no column {self.by!r}")
 
     def _check_truth(self, query: Query) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,15 +30,20 @@ _FIGURES = ("candidates", "accepted", "tokens", "usd")
 
 @dataclass(frozen=True)
 class Round:
-    """A finished round: its stages, how many rows there were for it, and how many it gave."""
+    """A finished round: its stages and those of its tables, how many rows it had, and how many it gave.
+
+    `shown` is what its steps saw.
+    """
 
     records: tuple[StageRecord, ...]
+    of_tables: tuple[StageRecord, ...]
+    shown: Mapping[str, Table]
     candidates: int
     accepted: int
 
     def figures(self) -> dict[str, float]:
         """Return what it took and gave; `usd` is NaN where nobody said what its calls cost."""
-        asked = [one for one in self.records if one.calls]
+        asked = [one for one in (*self.records, *self.of_tables) if one.calls]
         return {
             "candidates": self.candidates,
             "accepted": self.accepted,
@@ -125,8 +131,9 @@ class Rounds:
         digests = {name: digest(rows.to_pylist()) for name, rows in shown.items()}
         digests |= {"pool": self.digest, "previous": digest(self.digest, number)}
         inner = work.within(pipeline, tables, digests, self.loop.schemas)
+        of_tables: list[StageRecord] = []
         for name, table in self.loop.tables.items():
-            inner.make_table(name, table.of(name, pipeline), f"{self.at}.{number}")
+            of_tables += inner.make_table(name, table.of(name, pipeline), f"{self.at}.{number}")
         appends = self.loop.appends
         held = list(self.records)
         checked = pipeline.checked(self.loop.schemas, None if appends else self.checked.after)
@@ -139,8 +146,9 @@ class Rounds:
         )
         self.records += records
         candidates = sum(one.totals()["rows_made"] - one.totals()["rows_expanded"] for one in records)
+        done = functools.partial(Round, tuple(records), tuple(of_tables), inner.tables)
         if appends:
-            return Round(tuple(records), candidates, self._accept(number, records[-1], fingerprint, tables))
+            return done(candidates, self._accept(number, records[-1], fingerprint, tables))
         if not _same(checked[-1].after, self.checked.after):
             # The steps drop columns, as a fold does: the next round has them, empty.
             widening = Beginning(step=f"{self.name}@{number}")
@@ -148,7 +156,7 @@ class Rounds:
         last = self.records[-1]
         self.previous, self.pool = self.pool, self.work.run.table(last)
         self.digest = fingerprint
-        return Round(tuple(records), candidates + held[-1].rows_kept, last.rows_kept)
+        return done(candidates + held[-1].rows_kept, last.rows_kept)
 
     def _accept(self, number: int, last: StageRecord, fingerprint: str, tables: Mapping[str, Table]) -> int:
         """Let what a round gave join the pool; return how many rows that are."""
@@ -197,7 +205,9 @@ class Rounds:
             row[name] = rounds[-1][name] if rounds else 0
         for name in _FIGURES:
             row[f"all_{name}"] = sum(one[name] for one in rounds)
-        return pa.Table.from_pylist([row], schema=ABOUT)
+        # To SQL, NaN is more than any number: `until: all_usd > 5` would hold of what nobody knows.
+        known = {name: None if value != value else value for name, value in row.items()}
+        return pa.Table.from_pylist([known], schema=ABOUT)
 
     def _written(self, name: str, rows: pa.Table) -> Table:
         import pyarrow.parquet as pq
@@ -225,7 +235,7 @@ class Rounds:
         run, records = self.work.run, self.done[-1].records
         rejects = [file for one in records for file in run.paths(one.rejects)]
         metrics = [file for one in records for file in run.paths(one.metrics)]
-        relations: dict[str, Any] = {**self.work.tables, "pool": self.pool, "previous": self.previous}
+        relations: dict[str, Any] = {**self.done[-1].shown, "pool": self.pool, "previous": self.previous}
         relations["round"] = self._about(number)
         if self.wanted:
             relations["deficit"] = self.loop.deficit(self.missing())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,6 +46,9 @@ class Work:
         self.tables: dict[str, Table] = {}
         self.digests: dict[str, str] = {}
         self.lone = Lone()
+        self.worked: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        """On how many rows a step has worked, and how many failed, in all rounds so far."""
 
     def within(
         self,
@@ -55,14 +59,14 @@ class Work:
     ) -> Work:
         """Return the work on a round's pipeline, which sees more tables."""
         inner = Work(pipeline, self.run, self.progress, {**self.schemas, **(schemas or {})})
-        inner.lone = self.lone
+        inner.lone, inner.worked, inner.failed = self.lone, self.worked, self.failed
         inner.tables = {**self.tables, **tables}
         inner.digests = {**self.digests, **digests}
         return inner
 
-    def make_table(self, name: str, pipeline: Pipeline, number: str = "") -> None:
+    def make_table(self, name: str, pipeline: Pipeline, number: str = "") -> list[StageRecord]:
         """Run a table's own pipeline; its rows become the table. `number` is that of a loop's round."""
-        held_as = f"{name}@{number}" if number else name
+        held_as = f"{pipeline.prefix.removesuffix('_')}@{number}" if number else name
 
         def note(folders: list[str]) -> None:
             made = {**self.run.state.get("table_stages", {}), held_as: folders}
@@ -74,6 +78,7 @@ class Work:
         )
         self.tables[name] = self.run.table(records[-1])
         self.digests[name.lower()] = fingerprint
+        return records
 
     def chain(
         self,
@@ -176,10 +181,15 @@ class Work:
 
     def _limit_failures(self, record: StageRecord) -> None:
         for step in record.steps:
-            worked = step.rows_in + step.rows_made - step.rows_expanded
-            if step.rows_failed > self.pipeline.max_failed * worked:
+            # The last rounds of a loop are of few rows: one bad answer among two says little.
+            name, _, round_ = step.step.partition("@")
+            self.worked[name] += step.rows_in + step.rows_made - step.rows_expanded
+            self.failed[name] += step.rows_failed
+            worked, failed = self.worked[name], self.failed[name]
+            if step.rows_failed and failed > self.pipeline.max_failed * worked:
+                so_far = " in the rounds so far" if round_ else ""
                 raise TooManyFailed(
-                    f"{step.step}: {step.rows_failed} of {worked} rows failed, more than max_failed "
+                    f"{step.step}: {failed} of {worked} rows failed{so_far}, more than max_failed "
                     f"({self.pipeline.max_failed:.0%}); see: synthray sql {self.run.root} "
                     '"SELECT error, message, count(*) FROM failures GROUP BY ALL", then run again with '
                     "--retry-failed, or raise max_failed"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Tests must not leave a token in the home of whoever runs them, and no run may join another cluster.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("RAY_ADDRESS", None)
+# Of tests in two processes each has an embedded model: with all cores for both they wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["SYNTHRAY_MODEL_THREADS"] = "1"
 # Scripts of fake models are functions of these tests: Ray's workers must find the modules that they import.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])

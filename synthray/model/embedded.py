@@ -17,6 +17,9 @@ from synthray.lineage import digest
 from synthray.model.language import Complete, Language, Request, Response
 from synthray.model.wire import Wire
 
+THREADS = "SYNTHRAY_MODEL_THREADS"
+"""The environment's setting for machines that others share; by default a server takes all cores."""
+
 _SLOTS_PER_CORE = 4
 _MOST_SLOTS = 64
 
@@ -103,6 +106,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _threads() -> int:
+    """Return how many threads a server computes with: more than there are cores make all of them wait."""
+    given = os.environ.get(THREADS, "")
+    if given and (not given.isdecimal() or int(given) < 1):
+        raise InputError(f"{THREADS} must be a whole number from 1, but is {given!r}")
+    return int(given) if given else _cores()
+
+
 def _address(path: str, slots: int, context: int) -> str:
     """Return where the server of this node listens; without Ray it is in this process."""
     ray = sys.modules.get("ray")
@@ -148,6 +159,6 @@ def _server(path: str, slots: int, context: int) -> Any:
     params.model.path = path
     params.n_parallel = slots
     params.n_ctx = slots * context
-    params.cpuparams.n_threads = _cores()
+    params.cpuparams.n_threads = _threads()
     params.verbosity = -1
     return xllamacpp.Server(params)
