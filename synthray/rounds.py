@@ -36,10 +36,10 @@ class Round:
     """
 
     records: tuple[StageRecord, ...]
-    of_tables: tuple[StageRecord, ...]
-    shown: Mapping[str, Table]
     candidates: int
     accepted: int
+    of_tables: tuple[StageRecord, ...] = ()
+    shown: Mapping[str, Table] = field(default_factory=dict)
 
     def figures(self) -> dict[str, float]:
         """Return what it took and gave; `usd` is NaN where nobody said what its calls cost."""
@@ -146,7 +146,7 @@ class Rounds:
         )
         self.records += records
         candidates = sum(one.totals()["rows_made"] - one.totals()["rows_expanded"] for one in records)
-        done = functools.partial(Round, tuple(records), tuple(of_tables), inner.tables)
+        done = functools.partial(Round, tuple(records), of_tables=tuple(of_tables), shown=inner.tables)
         if appends:
             return done(candidates, self._accept(number, records[-1], fingerprint, tables))
         if not _same(checked[-1].after, self.checked.after):

@@ -58,6 +58,21 @@ def test_columns_of_other_names_are_compared_too_and_other_types_are_not(tmp_pat
     assert counts.held_out == 1
 
 
+def test_texts_in_lists_and_structs_are_held_out_too(tmp_path: Path) -> None:
+    pool = table("Secret  question", "tag", "fine", "key", "note")
+    messages = [[{"role": "user", "content": "secret question"}], [], None]
+    test = pa.table(
+        {
+            "messages": pa.array(messages),
+            "tags": pa.array([["Tag"], None, []]),
+            "more": pa.array([[("key", 1)], None, []], pa.map_(pa.string(), pa.int64())),
+            "nested": pa.array([{"a": ["NOTE"]}, None, {"a": None}]),
+        }
+    )
+    ids, [counts] = written(tmp_path, pool=pool, test=test)
+    assert (ids, counts.held_out) == (["c"], 4)
+
+
 def test_of_rows_that_are_known_by_two_texts_one_that_is_held_out_is_enough(tmp_path: Path) -> None:
     pool = table("a man", "a man", "a dog", "a cat", other=["sleeps", "walks", "walks", None])
     candidates = replace(POOL, text=("text", "other"))

@@ -129,3 +129,23 @@ def test_a_talk_costs_what_its_dearer_model_costs_and_its_history_too(write: Cal
     # The question is asked over an answer, the second answer over an answer and a question.
     assert line["prompt_tokens_about"] - 2 * (30 + 30 + 10) in range(6 * 60)
     assert line["usd_about"] == 2 * (line["prompt_tokens_about"] + line["completion_tokens_at_most"])
+
+
+def test_a_loop_whose_rows_grow_is_counted_round_by_round(write: Callable[..., Path]) -> None:
+    write('{"word": "a"}\n{"word": null}\n{"word": "c"}\n', "three.jsonl")
+    recipe = write(
+        "model: {language: fake}\ntables: {seeds: three.jsonl}\nsteps:\n  - source.table: {table: seeds}\n"
+        "  - repeat: {keep: replace, max: 3, steps: [{generate.prompt: {template: '{{ word.upper() }}', "
+        "writes: said, n: 2, max_tokens: null}}]}\n"
+        "  - sql: SELECT word, said FROM rows, range(10)\n"
+        "  - generate.prompt: {template: '{{ said }}', writes: more}\n    as: again\n"
+    )
+    lines = {line["step"]: line for line in planned(load(recipe))}
+    assert lines["prompt"]["calls"] == 3 * 2 + 6 * 2 + 12 * 2
+    assert lines["sql"]["rows_at_most"] == 24
+    assert lines["again"]["calls"] is None, "a SELECT makes as many rows as it likes"
+    said = budget(load(recipe), [*lines.values()])
+    assert "The answers of prompt may be of any length, which is not in this." in said
+    assert [one["prompt"] for one in samples(load(recipe))] == ["A", "C"], (
+        "the row that cannot be asked is none"
+    )

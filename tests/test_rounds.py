@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from looped import EXACT, GROWING, REPLACING, Write, column, started
 
-from synthray.errors import RunFailed
+from synthray.errors import RecipeError, RunFailed
 from synthray.recipe import load
 from synthray.rounds import Round
 from synthray.run import Run, StageRecord, StepCount
@@ -21,6 +21,8 @@ def test_what_a_round_took_is_added_up_and_an_unknown_price_is_no_price() -> Non
     assert figures == {"candidates": 2, "accepted": 1, "tokens": 12, "usd": 0.5}
     unknown = Round((StageRecord("a", "f", None, (count,), (), calls=2),), 2, 1).figures()
     assert unknown["usd"] != unknown["usd"]
+    with_table = Round((free,), 2, 1, of_tables=(asked,)).figures()
+    assert with_table == figures, "what the tables of a round ask counts"
 
 
 @pytest.mark.ray
@@ -161,3 +163,104 @@ steps:
             load(write(text)).run(tmp_path / "run", quiet=True)
         kept = column(Run.read(tmp_path / "run"), "SELECT text AS x FROM dataset ORDER BY 1")
         assert kept == ["four five", "one two three"]
+
+
+ASKING = """
+name: asking
+model: {language: fake, answers: [a]}
+max_failed: 0.1
+steps:
+  - repeat:
+      max: 3
+      until: "UNTIL"
+      tables:
+        best:
+          steps:
+            - source.conditions: {rows: 2, columns: {word: [x, y]}}
+            - generate.prompt: {template: "{{ word }}", writes: said}
+      steps:
+        - source.conditions: {rows: 3, columns: {word: [x, y]}}
+        - generate.prompt: {template: "Say {{ word }}.", writes: text}
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestUntil:
+    @pytest.mark.parametrize(
+        ("until", "rounds"),
+        [
+            ("all_usd > 100", 3),  # nobody said what a call costs
+            ("(SELECT count(*) FROM best WHERE said = 'a') >= 2", 1),
+        ],
+    )
+    def test_it_sees_what_is_known_and_the_loops_tables(
+        self, write: Write, tmp_path: Path, until: str, rounds: int
+    ) -> None:
+        run = load(write(ASKING.replace("UNTIL", until))).run(tmp_path / "run", quiet=True)
+        assert column(run, "SELECT value AS x FROM metrics WHERE metric = 'rounds'") == [rounds]
+
+    def test_it_stops_at_the_tokens_that_tables_took(self, write: Write, tmp_path: Path) -> None:
+        run = load(write(ASKING.replace("UNTIL", "all_tokens > 6"))).run(tmp_path / "run", quiet=True)
+        spent = column(
+            run, "SELECT sum(prompt_tokens + completion_tokens) AS x FROM calls WHERE step LIKE '%@1'"
+        )
+        assert spent[0] > 6
+        assert column(run, "SELECT value AS x FROM metrics WHERE metric = 'rounds'") == [1]
+
+
+def test_what_orders_a_round_is_checked_over_its_rows(write: Write) -> None:
+    write('{"size": 1}\n', "seeds.jsonl")
+    recipe = write(
+        "tables: {seeds: seeds.jsonl}\nsteps:\n  - source.table: {table: seeds}\n"
+        "  - repeat: {max: 2, target: 2, prefer: size DESC, steps: [{source.conditions: {rows: 3, "
+        "columns: {word: [x, y]}}}]}\n"
+    )
+    with pytest.raises(RecipeError, match=r'prefer: .*"size"'):
+        load(recipe).check()
+
+
+def test_a_column_that_is_drawn_from_the_pool_keeps_its_type(write: Write) -> None:
+    write('{"size": 1}\n', "seeds.jsonl")
+    recipe = write(
+        "tables: {seeds: seeds.jsonl}\nsteps:\n  - source.table: {table: seeds}\n  - repeat:\n      max: 2\n"
+        "      steps:\n"
+        "        - source.conditions: {rows: 3, columns: {size: {sql: 'SELECT coalesce(better, size) AS value"
+        " FROM pool'}}}\n        - derive: {better: size + 1}\n"
+    )
+    after = load(recipe).check()[-1].after
+    assert str(after.field("size").type) == str(after.field("better").type) == "int64"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestFailures:
+    def test_a_bad_answer_in_a_small_last_round_is_judged_beside_all_rounds(
+        self, write: Write, tmp_path: Path
+    ) -> None:
+        answers = ", ".join(["{text: a}"] * 49 + ["{text: b}"])
+        recipe = write(
+            f"name: few\nseed: 11\nmodel: {{language: fake, answers: [{answers}]}}\nsteps:\n  - repeat:\n"
+            "      max: 30\n      target: 60\n      steps:\n"
+            "        - source.conditions: {rows: 'SELECT sum(missing) FROM deficit', columns: {word: [x, y]}}\n"
+            "        - generate.prompt: {template: '{{ word }}', writes: {text: [a]}, reasks: 0}\n"
+        )
+        run = load(recipe).run(tmp_path / "run", quiet=True)
+        last = column(run, "SELECT rows_failed / rows_in AS x FROM steps WHERE step = 'prompt@2'")
+        assert last[0] > 0.05, "alone it would end the run"
+        assert column(run, "SELECT count(*) AS x FROM dataset") == [60]
+
+    def test_tables_of_two_loops_at_one_place_keep_their_records(self, write: Write, tmp_path: Path) -> None:
+        write("".join(f'{{"size": {size}}}\n' for size in (1, 2, 3)), "seeds.jsonl")
+        inner = (
+            "[{source.table: {table: seeds}}, {repeat: {max: 1, tables: {best: {steps: [{source.table: "
+            "{table: seeds}}, {where: size > LEAST, reason: REASON}]}}, "
+            "steps: [{source.table: {sql: 'SELECT size + LEAST * 10 AS size FROM best'}}]}}]"
+        )
+        one, two = (
+            inner.replace("LEAST", least).replace("REASON", reason)
+            for least, reason in (("1", "small"), ("2", "tiny"))
+        )
+        recipe = write(f"tables:\n  seeds: seeds.jsonl\n  made: {{steps: {one}}}\nsteps: {two}\n")
+        run = load(recipe).run(tmp_path / "run", quiet=True)
+        assert set(column(run, "SELECT reason AS x FROM reasons")) == {"small", "tiny"}
