@@ -136,7 +136,7 @@ class TestAttrprompt:
             assert f"a {row['label']} news report of {row['low']} to {row['high']} words" in first
             assert f"- Subtopic: {row['subtopic']}" in lines
             assert f"- Style: {row['style']}" in lines
-            assert f"- {row['aspect'].capitalize()}" in lines
+            assert f"- {row['aspect'][0].upper()}{row['aspect'][1:]}" in lines
             assert f"not {row['apart_from']} news" in lines[3]
             assert row["label"] not in row["apart_from"].split(" or ")
             assert row["aspect"].split(": ")[0] in ("place", "audience")

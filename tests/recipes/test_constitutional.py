@@ -188,13 +188,15 @@ def test_pairs_and_revisions_are_written_for_training(run: synthray.Run) -> None
 @pytest.mark.model
 def test_it_runs_on_a_real_model(tmp_path: Path) -> None:
     settings = [
-        *("table.rows=4", "repeat.max=1", "drafting.max_tokens=24"),
+        *("table.rows=4", "repeat.max=1", "drafting.max_tokens=48"),
         *("criticising.max_tokens=24", "revising.max_tokens=32"),
     ]
     pipeline = replace(load("constitutional", settings=settings), max_failed=1.0)
     run = pipeline.run(tmp_path / "run", quiet=True)
     rounds = {name: len(asked(run, f"{name}@1")) for name in ("criticising", "revising")}
-    assert rounds == {"criticising": 4, "revising": 4}
+    (whole,) = run.sql("SELECT rows_kept AS n FROM steps WHERE step = 'where_no_draft'")["n"].to_pylist()
+    assert rounds == {"criticising": whole, "revising": whole}
+    assert whole, "a draft has a whole sentence"
     assert {len(drawn) for drawn in used(run).values()} == {1}
     for row in pairs(run):
         assert row["chosen"].strip()
