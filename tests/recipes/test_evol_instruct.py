@@ -193,7 +193,7 @@ def test_the_embedded_model_evolves(tmp_path: Path) -> None:
     failed = run.sql("SELECT sum(rows_failed) AS n FROM steps WHERE step LIKE '%@1'")["n"][0].as_py()
     assert asked == {"evolve@1": 3, "evolve@2": 3 - failed}
     lost = run.sql("SELECT sum(rows_failed) AS n FROM steps")["n"][0].as_py()
-    # A seed whose answer was cut is rejected, but not lost.
+    # A seed whose answer has no whole sentence is rejected, but not lost.
     seeds = run.sql("SELECT reject_reason FROM rows WHERE operation = 'seed'")["reject_reason"].to_pylist()
     assert len(seeds) == 3 - lost and {*seeds} <= {None, "no_answer"}
     rows = run.sql("SELECT instruction, response, operation, seed FROM dataset").to_pylist()
