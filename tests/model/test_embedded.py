@@ -86,3 +86,15 @@ def test_all_who_ask_on_a_node_share_one_server() -> None:
     assert here == there, "a second server shares the node's cores"
     assert said
     assert said_too
+
+
+def test_who_shares_a_machine_says_how_many_threads_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(embedded.THREADS, raising=False)
+    assert embedded._threads() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv(embedded.THREADS, "1")
+    assert embedded._threads() == 1
+    monkeypatch.setenv(embedded.THREADS, "none")
+    with pytest.raises(
+        InputError, match="SYNTHRAY_MODEL_THREADS must be a whole number from 1, but is 'none'"
+    ):
+        embedded._threads()
