@@ -8,6 +8,10 @@ Each recipe is the shipped one in short, at the same number of calls of the embe
 are cut by a hash into a dev half, on which the recipe is chosen, and another, on which it is reported. The
 figure is recovery: (accuracy - majority) / (accuracy of as many real rows - majority), by logistic
 regression over TF-IDF (evaluate.utility). Intervals are of the mean over seeds (Student's t).
+
+Tests have about as many rows of each label. The tweets are those that are positive or negative: with
+neutral ones beside, 100 to 1,800 real rows teach this student 0.39 to 0.42 where chance is 0.33, too little
+to share in.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import math
 import shutil
 import statistics
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +75,6 @@ TWEETS = Task(
     {
         "positive": "the writer is pleased, excited or thankful",
         "negative": "the writer is angry, sad, worried or disappointed",
-        "neutral": "the writer states or asks something without feeling",
     },
     "something people tweet about that is",
     {
@@ -78,9 +82,6 @@ TWEETS = Task(
                      "good food", "a film I loved", "a friend's wedding", "a holiday", "a new phone"],
         "negative": ["a cancelled flight", "losing a match", "bad service", "politicians who lie", "the rain",
                      "being ill", "a boring show", "traffic", "a broken phone", "rising prices"],
-        "neutral": ["the time of a match", "a new episode on Friday", "a release date", "an interview on TV",
-                    "an election on Tuesday", "a store that opens", "a traffic notice", "a link",
-                    "a line-up", "a question about tickets"],
     },
     ["short and with a hashtag", "with a mention of somebody", "in plain words", "with an exclamation"],
 )  # fmt: skip
@@ -232,10 +233,11 @@ def given(task: Task, folder: Path) -> None:
         )
         test, train = (pa.table({"text": one["text"], "label": one["true_label"]}) for one in (test, train))
     else:
-        name = "gpt_augmented_sentiment"
-        test, train = (
-            real.read(name, split=split).select(["text", "label"]) for split in ("human_test", "human_base")
-        )
+        rows = real.read("gpt_augmented_sentiment", split="human_test").select(["text", "label"])
+        train_third = [uniform("train", text) < 1 / 3 for text in rows["text"].to_pylist()]
+        rows, kept = rows.append_column("train", pa.array(train_third)), pa.array(list(task.labels))
+        rows = _balanced(rows.filter(pc.is_in(rows["label"], kept)))
+        train, test = (rows.filter(half).drop("train") for half in (rows["train"], pc.invert(rows["train"])))
     dev = pa.array([uniform("dev", text) < 0.5 for text in test["text"].to_pylist()])
     pq.write_table(test.filter(dev), folder / "dev.parquet")
     pq.write_table(test.filter(pc.invert(dev)), folder / "test.parquet")
@@ -249,6 +251,20 @@ def given(task: Task, folder: Path) -> None:
         (folder / "topics.yaml").write_text(yaml.safe_dump(task.topics), encoding="utf-8")
     else:
         shutil.copy(shipped, folder / "topics.yaml")
+
+
+def _balanced(rows: pa.Table) -> pa.Table:
+    """Return as many rows of each label, the first by a hash of the text."""
+    order = sorted(range(len(rows)), key=lambda row: uniform("balance", rows["text"][row].as_py()))
+    labels = rows["label"].to_pylist()
+    each = min(Counter(labels).values())
+    seen: Counter[str] = Counter()
+    taken = []
+    for row in order:
+        seen[labels[row]] += 1
+        if seen[labels[row]] <= each:
+            taken.append(row)
+    return rows.take(pa.array(taken))
 
 
 def run(out: Path, seeds: int, calls: int) -> None:
@@ -274,36 +290,36 @@ def run(out: Path, seeds: int, calls: int) -> None:
 
 
 def table(out: Path) -> None:
-    """Print a line for each method and task, and what the method chosen on the dev half does on the other."""
-    rows = [row for task in TASKS for row in _rows(out / task, task)]
-    print("| task | recipe | rows | dev | test | accuracy on test | calls |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['task']} | {row['recipe']} | {row['rows']:.0f} | {_shown(row['dev'])} | "
-            f"{_shown(row['test'])} | {_shown(row['accuracy'])} | {row['calls']:.0f} |"
-        )
-    for task in TASKS:
-        best = max((row for row in rows if row["task"] == task), key=lambda row: statistics.fmean(row["dev"]))
-        print(f"{task}: chosen on dev {best['recipe']}; recovery on the other half {_shown(best['test'])}")
+    """Print a line for each recipe, and what the one chosen on the dev half does on the other."""
+    found = {task: _rows(out / task) for task in TASKS}
+    columns = ("rows", "recovery, dev", "recovery, test", "accuracy, beside real rows")
+    print("| recipe | " + " | ".join(f"{task}: {column}" for task in TASKS for column in columns) + " |")
+    print("|---" * (1 + len(TASKS) * len(columns)) + "|")
+    for recipe in next(iter(found.values())):
+        cells = [cell for rows in found.values() for cell in _cells(rows[recipe])]
+        print(f"| {recipe} | {' | '.join(cells)} |")
+    for task, rows in found.items():
+        best = max(rows, key=lambda recipe: statistics.fmean(rows[recipe]["dev"]))
+        print(f"{task}: chosen on dev {best}; recovery on the other half {_shown(rows[best]['test'])}")
+    calls = {call for rows in found.values() for row in rows.values() for call in row["calls"]}
+    print(f"calls that were answered, each run: {' or '.join(f'{call:.0f}' for call in sorted(calls))}")
 
 
-def _rows(folder: Path, task: str) -> list[dict[str, Any]]:
-    found = []
+def _cells(row: dict[str, list[float]]) -> list[str]:
+    accuracy, real_ = (statistics.fmean(row[name]) for name in ("accuracy", "real_accuracy"))
+    rows = f"{statistics.fmean(row['rows']):.0f}"
+    return [rows, _shown(row["dev"]), _shown(row["test"]), f"{accuracy:.3f}, {real_:.3f}"]
+
+
+def _rows(folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Return the figures of each recipe, a number for each seed."""
+    found = {}
     for method in METHODS:
         runs = [synthray.open(str(path)) for path in sorted(folder.glob(f"{method}-*")) if path.is_dir()]
         for kind in ("raw", "raw_sungen", "curated"):
             held = [one for one in (_figures(run, kind) for run in runs) if one]
-            if held:
-                name = "sungen (weights)" if kind == "raw_sungen" else f"{kind}"
-                found.append(
-                    {
-                        "task": task,
-                        "recipe": f"{method}, {name}",
-                        **{key: [one[key] for one in held] for key in ("dev", "test", "accuracy")},
-                        **{key: statistics.fmean(one[key] for one in held) for key in ("rows", "calls")},
-                    }
-                )
+            name = "weighted by SunGen" if kind == "raw_sungen" else kind
+            found[f"{method}, {name}"] = {key: [one[key] for one in held] for key in held[0]}
     return found
 
 
@@ -316,8 +332,9 @@ def _figures(run: synthray.Run, kind: str) -> dict[str, float] | None:
         "dev": values[f"{kind}_dev", "recovery"],
         "test": values[f"{kind}_test", "recovery"],
         "accuracy": values[f"{kind}_test", "accuracy"],
+        "real_accuracy": values[f"{kind}_test", "real_accuracy"],
         "rows": values[f"{kind}_test", "train_rows"],
-        "calls": float(run.sql("SELECT count(*) AS n FROM calls")["n"][0].as_py()),
+        "calls": float(run.sql("SELECT count(*) AS n FROM calls WHERE error IS NULL")["n"][0].as_py()),
     }
 
 
