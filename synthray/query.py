@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -35,6 +37,37 @@ are the machine's matter and no recipe's, so that environment variables set them
 _IDS = "COMPRESSION uncompressed, PARQUET_VERSION V2, DICTIONARY_SIZE_LIMIT 1000"
 
 
+def _opened(memory_mb: int) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect(config={"autoinstall_known_extensions": "false", "memory_limit": f"{memory_mb}MiB"})
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, paths: Sequence[str], writable: Path | None) -> None:
+    run = connection.execute
+    if writable:
+        run(f"SET allowed_directories = [{quoted(f'{writable}/')}]").fetchall()
+    spill = writable / "spill" if writable else Path(tempfile.gettempdir()) / f"synthray-{uuid.uuid4().hex}"
+    run(f"SET temp_directory = {quoted(str(spill))}").fetchall()
+    listed = ", ".join(quoted(path) for path in paths)
+    run(f"SET allowed_paths = [{listed}]").fetchall()
+    run("SET GLOBAL TimeZone = 'UTC'").fetchall()
+    run("SET enable_external_access = false").fetchall()
+    run("SET lock_configuration = true").fetchall()
+
+
+@functools.lru_cache(maxsize=1)
+def _without_files(memory_mb: int) -> duckdb.DuckDBPyConnection:
+    """Return the process's locked database that reaches no file; each cursor has its own relations."""
+    connection = _opened(memory_mb)
+    _lock(connection, (), None)
+    return connection
+
+
+# The binding complains of what is alive at the end; and what was spilled goes with the database.
+atexit.register(_without_files.cache_clear)
+
+
 class Query:
     """A locked DuckDB connection over `relations`: name -> Arrow table, Table or a SELECT over files.
 
@@ -55,14 +88,16 @@ class Query:
         import duckdb
 
         self._names = tuple(relations)
-        config = {"autoinstall_known_extensions": "false"}
-        config["memory_limit"] = f"{memory_mb or limit(MEMORY_MB)}MiB"
-        self._connection = duckdb.connect(config=config)
+        tables = (table for table in relations.values() if isinstance(table, Table))
+        paths = [*files, *(file for table in tables for file in table.paths)]
+        memory = memory_mb or limit(MEMORY_MB)
+        # What reads no file shares a database: to open one takes ten times as long as a small statement.
+        shared = not paths and writable is None
+        self._connection = _without_files(memory).cursor() if shared else _opened(memory)
         try:
             self._define(relations, seed)
-            tables = (table for table in relations.values() if isinstance(table, Table))
-            paths = [*files, *(file for table in tables for file in table.paths)]
-            self._lock(paths, writable)
+            if not shared:
+                _lock(self._connection, paths, writable)
         except duckdb.Error as error:
             self.close()
             raise QueryError(str(error).partition("\n\n")[0]) from None
@@ -70,7 +105,7 @@ class Query:
     def _define(self, relations: Mapping[str, pa.Table | Table | str], seed: int) -> None:
         run = self._connection.execute
         run(
-            "CREATE MACRO chance(id, tag) AS ('0x' || "
+            "CREATE TEMP MACRO chance(id, tag) AS ('0x' || "
             f"md5({quoted(str(seed))} || chr(31) || tag || chr(31) || id)[:13])::BIGINT / {16**13}.0"
         ).fetchall()
         for name, relation in relations.items():
@@ -81,7 +116,7 @@ class Query:
 
     def _define_one(self, name: str, relation: pa.Table | str) -> None:
         if isinstance(relation, str):
-            self._connection.execute(f"CREATE VIEW {identifier(name)} AS {relation}").fetchall()
+            self._connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS {relation}").fetchall()
         else:
             self._connection.register(name, relation)
 
@@ -96,20 +131,6 @@ class Query:
             if fault:
                 raise QueryError(fault) from None
             raise
-
-    def _lock(self, paths: list[str], writable: Path | None) -> None:
-        run = self._connection.execute
-        if writable:
-            run(f"SET allowed_directories = [{quoted(f'{writable}/')}]").fetchall()
-        spill = (
-            writable / "spill" if writable else Path(tempfile.gettempdir()) / f"synthray-{uuid.uuid4().hex}"
-        )
-        run(f"SET temp_directory = {quoted(str(spill))}").fetchall()
-        listed = ", ".join(quoted(path) for path in paths)
-        run(f"SET allowed_paths = [{listed}]").fetchall()
-        run("SET TimeZone = 'UTC'").fetchall()
-        run("SET enable_external_access = false").fetchall()
-        run("SET lock_configuration = true").fetchall()
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +167,7 @@ class Query:
         import duckdb
 
         try:
-            self._connection.execute(f"CREATE VIEW {identifier(name)} AS {sql}").fetchall()
+            self._connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS {sql}").fetchall()
         except duckdb.Error as error:
             raise _translated(error) from error
 

@@ -3,6 +3,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -82,10 +83,21 @@ def test_listed_files_are_read(shut: tuple[Query, Path]) -> None:
         "query('FROM ''{root}/secret.csv''')",
     ],
 )
-def test_nothing_else_is_read(shut: tuple[Query, Path], relation: str) -> None:
-    query, root = shut
-    with pytest.raises(QueryError, match=r"Permission Error|Missing Extension|disabled"):
-        query.rows(f"SELECT * FROM {relation.format(root=root)}")
+def test_nothing_else_is_read(shut: tuple[Query, Path], query: Query, relation: str) -> None:
+    for held in (shut[0], query):  # one that may read a file, and one that may read none
+        with pytest.raises(QueryError, match=r"Permission Error|Missing Extension|disabled"):
+            held.rows(f"SELECT * FROM {relation.format(root=shut[1])}")
+
+
+def test_queries_that_read_no_file_see_nothing_of_each_other() -> None:
+    with Query({"rows": table()}, seed=1) as one, Query({"rows": table().slice(20)}, seed=2) as other:
+        one.view("view_of_one", "SELECT * FROM rows")
+        assert (one.value("SELECT count(*) FROM view_of_one"), len(other.rows("FROM rows"))) == (24, 4)
+        with pytest.raises(QueryError, match="view_of_one does not exist"):
+            other.rows("FROM view_of_one")
+        assert one.value("SELECT chance('a', 'b')") != other.value("SELECT chance('a', 'b')")
+        with pytest.raises(duckdb.Error, match="locked"):
+            one.connection.execute("SET allowed_directories = ['/']").fetchall()
 
 
 def test_variables_of_the_program_are_no_relations(query: Query) -> None:
@@ -114,10 +126,7 @@ def test_variables_of_the_program_are_no_relations(query: Query) -> None:
         "EXPORT DATABASE '{root}/writable/db'",
         "CALL pragma_version()",
         "EXPLAIN SELECT 1",
-        "SELECT 1; SELECT 2",
-        "SELECT 1; DROP VIEW listed",
-        "",
-        "-- nothing",
+        *("SELECT 1; SELECT 2", "SELECT 1; DROP VIEW listed", "", "-- nothing"),
     ],
 )
 @pytest.mark.parametrize("method", ["arrow", "rows", "settled", "named", "schema"])
@@ -135,7 +144,7 @@ def test_what_is_refused_is_named(query: Query) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["SELECT 1;", "FROM rows", "VALUES (1)", "WITH a AS (SELECT 1) SELECT * FROM a -- note"]
+    "statement", ["SELECT 1;", "FROM rows", "VALUES (1)", "WITH a AS (FROM rows) FROM a -- b"]
 )
 def test_a_select_in_any_dress_is_taken(query: Query, statement: str) -> None:
     assert query.rows(statement)
