@@ -48,10 +48,8 @@ def test_the_numbers_of_another_machine_are_deadly(machine: str) -> None:
     assert {verdict(machine, 0x40000003, number) for number in range(600)} == {KILL}
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", [machine for machine in MACHINES if HEADERS[machine].is_file()])
 def test_the_numbers_are_the_kernels(machine: str) -> None:
-    if not HEADERS[machine].is_file():
-        pytest.skip(f"{HEADERS[machine]} is not there: a machine has its own kind's headers, at most")
     text = HEADERS[machine].read_text()
     known = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
     for name, number in {**jail.ALLOWED[machine], **jail.DEADLY[machine]}.items():

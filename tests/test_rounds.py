@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from looped import EXACT, GROWING, REPLACING, Write, column, started
@@ -11,6 +12,9 @@ from synthray.errors import RecipeError, RunFailed
 from synthray.recipe import load
 from synthray.rounds import Round
 from synthray.run import Run, StageRecord, StepCount
+
+if TYPE_CHECKING:
+    from synthray.pipeline import Pipeline
 
 
 def test_what_a_round_took_is_added_up_and_an_unknown_price_is_no_price() -> None:
@@ -209,26 +213,33 @@ class TestUntil:
         assert column(run, "SELECT value AS x FROM metrics WHERE metric = 'rounds'") == [1]
 
 
-def test_what_orders_a_round_is_checked_over_its_rows(write: Write) -> None:
+def after_seeds(write: Write, loop: str) -> Pipeline:
+    """Return a recipe of seeds that have a size, and the loop."""
     write('{"size": 1}\n', "seeds.jsonl")
-    recipe = write(
-        "tables: {seeds: seeds.jsonl}\nsteps:\n  - source.table: {table: seeds}\n"
-        "  - repeat: {max: 2, target: 2, prefer: size DESC, steps: [{source.conditions: {rows: 3, "
-        "columns: {word: [x, y]}}}]}\n"
+    return load(
+        write(
+            "tables: {seeds: seeds.jsonl}\nsteps:\n  - source.table: {table: seeds}\n"
+            f"  - repeat: {{max: 2, {loop}}}\n"
+        )
+    )
+
+
+def test_what_orders_a_round_is_checked_over_its_rows(write: Write) -> None:
+    recipe = after_seeds(
+        write,
+        "target: 2, prefer: size DESC, steps: [{source.conditions: {rows: 3, columns: {word: [x, y]}}}]",
     )
     with pytest.raises(RecipeError, match=r'prefer: .*"size"'):
-        load(recipe).check()
+        recipe.check()
 
 
 def test_a_column_that_is_drawn_from_the_pool_keeps_its_type(write: Write) -> None:
-    write('{"size": 1}\n', "seeds.jsonl")
-    recipe = write(
-        "tables: {seeds: seeds.jsonl}\nsteps:\n  - source.table: {table: seeds}\n  - repeat:\n      max: 2\n"
-        "      steps:\n"
-        "        - source.conditions: {rows: 3, columns: {size: {sql: 'SELECT coalesce(better, size) AS value"
-        " FROM pool'}}}\n        - derive: {better: size + 1}\n"
+    recipe = after_seeds(
+        write,
+        "steps: [{source.conditions: {rows: 3, columns: {size: "
+        "{sql: 'SELECT coalesce(better, size) AS value FROM pool'}}}}, {derive: {better: size + 1}}]",
     )
-    after = load(recipe).check()[-1].after
+    after = recipe.check()[-1].after
     assert str(after.field("size").type) == str(after.field("better").type) == "int64"
 
 

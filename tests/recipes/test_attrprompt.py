@@ -185,9 +185,8 @@ def test_a_model_that_proposes_nothing_leaves_what_the_recipe_brings(tmp_path: P
 @pytest.mark.ray
 @pytest.mark.model
 def test_on_the_embedded_model(ray_session: None, tmp_path: Path) -> None:
-    run = load("attrprompt", settings=["conditions.rows=4", "prompt.max_tokens=24"]).run(
-        tmp_path / "run", quiet=True
-    )
+    settings = ["attributes_propose.max_tokens=48", "conditions.rows=4", "prompt.max_tokens=24"]
+    run = load("attrprompt", settings=settings).run(tmp_path / "run", quiet=True)
     found = rows(
         run, "SELECT label, subtopic, style, aspect, apart_from FROM rows WHERE prompt_call IS NOT NULL"
     )

@@ -89,12 +89,12 @@ class TestSungen:
 @pytest.mark.ray
 @pytest.mark.model
 def test_on_the_embedded_model(ray_session: None, tmp_path: Path) -> None:
-    settings = ["conditions.rows=48", "prompt.max_tokens=24"]
+    settings = ["entities_conditions.rows=16", "conditions.rows=32", "prompt.max_tokens=24"]
     run = load("sungen", settings=settings).run(tmp_path / "run", quiet=True)
     found = rows(run, "SELECT text, entity, weight FROM dataset")
     assert found
     assert all(row["text"] and row["entity"] and row["weight"] is not None for row in found)
     asked = rows(run, "SELECT reject_reason AS reason FROM rows WHERE prompt_call IS NOT NULL")
-    assert len(asked) == 48
+    assert len(asked) == 32
     assert len(found) == sum(row["reason"] is None for row in asked)
     assert conserved(run)

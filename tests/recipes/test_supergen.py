@@ -119,7 +119,7 @@ class TestSupergen:
 @pytest.mark.ray
 @pytest.mark.model
 def test_on_the_embedded_model(ray_session: None, tmp_path: Path) -> None:
-    settings = ["conditions.rows=24", "prompt.max_tokens=24"]
+    settings = ["conditions.rows=12", "prompt.max_tokens=24"]
     run = load("supergen", settings=settings).run(tmp_path / "run", quiet=True)
     found = rows(run, "SELECT text, score, prompt_logprobs AS tokens FROM dataset")
     assert found
@@ -127,5 +127,5 @@ def test_on_the_embedded_model(ray_session: None, tmp_path: Path) -> None:
         assert row["text"]
         assert row["score"] < 0
         assert all(one["logprob"] <= 0 for one in row["tokens"])
-    assert len(rows(run, "SELECT 1 AS x FROM calls")) == 24
+    assert len(rows(run, "SELECT 1 AS x FROM calls")) == 12
     assert conserved(run)

@@ -139,7 +139,8 @@ class TestZerogen:
 @pytest.mark.model
 def test_on_the_embedded_model(ray_session: None, tmp_path: Path) -> None:
     # The table's own steps are named as in its pipeline.
-    pipeline = load("zerogen", settings=["conditions.rows=4", "prompt.max_tokens=24"])
+    settings = ["entities_conditions.rows=16", "conditions.rows=4", "prompt.max_tokens=24"]
+    pipeline = load("zerogen", settings=settings)
     run = pipeline.run(tmp_path / "run", quiet=True)
     assert len(rows(run, "SELECT 1 AS x FROM calls")) >= 4
     found = rows(run, f"SELECT label, entity, prompt_call {OF_TEXTS}")
