@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from synthray.errors import InputError
+from synthray.model.key import Key
 from synthray.model.language import Complete, Language
 from synthray.model.wire import Wire
 
@@ -20,15 +19,16 @@ _OWN_KEY = "OPENAI_API_KEY"
 class OpenAI(Language):
     """Completions of the model `name` at `base_url` (default: OpenAI's own).
 
-    The key is read from the environment variable `api_key_env` by the process that calls and is written
-    nowhere. `OPENAI_API_KEY` is the default for OpenAI's own endpoint and goes to no other; another
-    `base_url` names a variable of its own or is called without a key. `send_seed` passes each draw's seed,
-    which some endpoints refuse.
+    The key is read from the environment variable `api_key_env` or from the file `api_key_file` by the process
+    that calls, on the node where it runs, and is written nowhere. `OPENAI_API_KEY` is the default for
+    OpenAI's own endpoint and goes to no other; another `base_url` names a variable or a file of its own or is
+    called without a key. `send_seed` passes each draw's seed, which some endpoints refuse.
     """
 
     name: str = ""
     base_url: str | None = None
     api_key_env: str | None = None
+    api_key_file: str | None = None
     send_seed: bool = False
 
     @property
@@ -46,23 +46,12 @@ class OpenAI(Language):
         return {**super().identity(), "name": self.name, "base_url": self.base_url}
 
     def check(self) -> None:
-        """Raise an InputError when the name is missing or the key is not in the environment."""
+        """Raise an InputError when the name is missing or the key is not on this machine."""
         if not self.name:
             raise InputError("model: openai needs name, such as name: gpt-5-mini")
         if self.base_url is not None:
             self._check_url(self.base_url)
-        variable = self._key_variable()
-        if variable is None or os.environ.get(variable, "").strip():
-            return
-        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
-            # It may be the key itself, so the message does not repeat it.
-            raise InputError(
-                "model: api_key_env must be the name of an environment variable that is set, not a key"
-            )
-        raise InputError(
-            f"model: the environment variable {variable} is not set; export {variable}=... "
-            "or name another by api_key_env"
-        )
+        self._key().check()
 
     def _check_url(self, base_url: str) -> None:
         if not base_url.startswith(("http://", "https://")):
@@ -98,11 +87,9 @@ class OpenAI(Language):
         ).complete
 
     def _address(self) -> tuple[str, str]:
-        """Return where the endpoint is, and the key as the environment holds it now."""
-        variable = self._key_variable()
-        return self.base_url or _OWN, os.environ.get(variable, "").strip() if variable else ""
+        """Return where the endpoint is, and the key as this machine holds it now."""
+        return self.base_url or _OWN, self._key().read()
 
-    def _key_variable(self) -> str | None:
-        if self.api_key_env or self.base_url:
-            return self.api_key_env
-        return _OWN_KEY
+    def _key(self) -> Key:
+        given = self.api_key_env or self.api_key_file or self.base_url
+        return Key(self.api_key_env, self.api_key_file) if given else Key(_OWN_KEY)

@@ -75,7 +75,8 @@ def failed(model: OpenAI) -> ModelError:
 def test_who_answers_is_the_name_and_the_place_and_no_limit(model: OpenAI) -> None:
     assert model.identity() == {"language": "openai", "name": "m-1", "base_url": model.base_url}
     other = replace(model, retries=9, timeout_s=1, in_flight=2, api_key_env="ACME_KEY", budget_tokens=5)
-    assert other.identity() == model.identity()
+    for one in (other, replace(model, api_key_file="/run/key")):
+        assert one.identity() == model.identity()
     assert replace(model, name="m-2").identity() != model.identity()
     assert replace(model, base_url=None).identity() != model.identity()
 
@@ -202,6 +203,21 @@ def test_the_key_is_read_when_the_model_is_opened_and_sent_as_a_bearer_token(
         monkeypatch.setenv("ACME_KEY", key)
         ask(keyed)
     assert [hit["authorization"] for hit in endpoint.hits()] == ["Bearer secret-1", "Bearer secret-2"]
+
+
+def test_a_file_that_holds_the_key_comes_in_place_of_any_variable(
+    endpoint: Endpoint, model: OpenAI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-of-openai")
+    (tmp_path / "key").write_text("secret-1\n")
+    keyed = replace(model, api_key_file=str(tmp_path / "key"))
+    keyed.check()
+    ask(keyed)
+    assert [hit["authorization"] for hit in endpoint.hits()] == ["Bearer secret-1"]
+    monkeypatch.delenv("OPENAI_API_KEY")
+    OpenAI(name="m", api_key_file=str(tmp_path / "key")).check()  # OpenAI's own
+    with pytest.raises(InputError, match="cannot be read"):
+        replace(keyed, api_key_file=str(tmp_path / "another")).check()
 
 
 def test_the_key_stands_in_nothing_that_is_written_down(
