@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 import yaml
 
+CLUSTER = Path(__file__).parent.parent / "cluster.yaml"
+
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
@@ -52,9 +54,24 @@ def test_the_cluster_file_is_valid_for_rays_launcher() -> None:
     import ray
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    held = yaml.safe_load((Path(__file__).parent.parent / "cluster.yaml").read_text())
+    held = yaml.safe_load(CLUSTER.read_text(encoding="utf-8"))
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(held, schema)
     validate_config(prepare_config(held))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**held, "no_such_key": 1}, schema)
+
+
+def test_the_cluster_file_has_workers_with_and_without_gpus_and_marks_what_must_be_set() -> None:
+    text = CLUSTER.read_text(encoding="utf-8")
+    held = yaml.safe_load(text)
+    kinds = held["available_node_types"]
+    assert set(kinds) == {"head", "cpu_worker", "gpu_worker"}
+    spot = {kind for kind, one in kinds.items() if "InstanceMarketOptions" in one["node_config"]}
+    assert spot == {"cpu_worker", "gpu_worker"}, "a head that is taken away ends the run"
+    assert sum(one["max_workers"] for one in kinds.values()) == held["max_workers"]
+    for line in text.splitlines():
+        set_by_user = ("region:", "availability_zone:", "ImageId:", "IamInstanceProfile:", "secret-id")
+        if any(name in line for name in set_by_user):
+            place = text.splitlines().index(line)
+            assert "CHANGE" in "".join(text.splitlines()[max(0, place - 4) : place + 1]), line
