@@ -82,6 +82,7 @@ def test_the_languages_are_those_in_the_folder() -> None:
         "answer",
         "calls",
         "journal",
+        "key",
         "language",
         "limits",
         "mirror",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from synthray.errors import InputError, QueryError
-from synthray.query import MEMORY_MB, TIMEOUT_S, Query, limit
+from synthray.query import MEMORY_MB, TIMEOUT_S, Query, _without_files, limit
 
 ENDLESS = "SELECT count(*) FROM range(1000000000000) a, range(1000) b WHERE hash(a.range) = b.range"
 
@@ -42,12 +42,15 @@ def test_what_does_not_fit_into_memory_goes_to_the_disk_and_is_removed(
 ) -> None:
     monkeypatch.setenv(MEMORY_MB, "400")  # the sorted rows take more than twice as much
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _without_files.cache_clear()  # the database of earlier tests spills elsewhere
     sorted_rows = "SELECT row_number() OVER (PARTITION BY i % 1000 ORDER BY md5(i::VARCHAR)) AS r"
     with Query({}) as query:
         assert query.rows(f"SELECT count(*), max(r) FROM ({sorted_rows} FROM range(8000000) t(i))") == [
             (8_000_000, 8000)
         ]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()] == [0], "a lock alone"
+    _without_files.cache_clear()  # as at the end of the process
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_fits_nowhere_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
