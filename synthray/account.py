@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from synthray.errors import ConservationError
 from synthray.operator import path_of
-from synthray.run import StepCount
+from synthray.record import StepCount
 
 if TYPE_CHECKING:
     from synthray.operator import Operator

@@ -9,7 +9,8 @@ from synthray.lineage import connected
 from synthray.query import Query
 
 if TYPE_CHECKING:
-    from synthray.run import Run, StageRecord
+    from synthray.record import StageRecord
+    from synthray.run import Run
 
 
 def parents(run: Run, records: Sequence[StageRecord]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from synthray.account import require_unique
 from synthray.errors import ConservationError, QueryError, RunFailed
-from synthray.run import StepCount
+from synthray.record import StepCount
 from synthray.spelling import quoted
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from synthray.spelling import identifier
 from synthray.statement import Derive, Where
 
 if TYPE_CHECKING:
-    from synthray.run import StepCount
+    from synthray.record import StepCount
     from synthray.statement import Statement
     from synthray.table import Table
 

@@ -18,8 +18,8 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from synthray.errors import InputError, near
+from synthray.record import replace_file
 from synthray.review import FOLDER, Answer, Reviews, Taken, claimed
-from synthray.run import replace_file
 
 ANSWER = "human_label"
 """The column, question or choice that people fill in."""

@@ -21,7 +21,7 @@ from synthray.table import Table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from synthray.run import StageRecord
+    from synthray.record import StageRecord
     from synthray.statement import Statement
     from synthray.work import Work
 

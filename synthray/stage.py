@@ -27,7 +27,7 @@ from synthray.model.store import calls_relation, compact
 from synthray.operator import path_of
 from synthray.pool import Lone, Pool
 from synthray.query import Query
-from synthray.run import Run, StageRecord, StepCount
+from synthray.record import StageRecord, StepCount
 from synthray.spelling import identifier, quoted
 from synthray.statement import guarded
 from synthray.table import Table
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from synthray.gate import Check
     from synthray.operator import Operator
     from synthray.progress import Progress
+    from synthray.run import Run
     from synthray.statement import Statement
     from synthray.task import Task
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from synthray.pipeline import Pipeline
     from synthray.progress import Progress
-    from synthray.run import Run, StageRecord
+    from synthray.record import StageRecord
+    from synthray.run import Run
     from synthray.table import Table
 
 Note = Callable[[list[str]], None]

@@ -19,7 +19,7 @@ from synthray.lineage import digest
 from synthray.model.fake import Fake
 from synthray.query import Query
 from synthray.recipe import load
-from synthray.run import StageRecord
+from synthray.record import StageRecord
 
 if TYPE_CHECKING:
     from synthray.model.language import Request

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from synthray.lineage import FAILED
 from synthray.metric import METRICS
-from synthray.run import FORMAT, Run, StageRecord, StepCount
+from synthray.record import StageRecord, StepCount
+from synthray.run import FORMAT, Run
 
 HOSTILE = (
     "</script><script>document.documentElement.dataset.pwned=1;alert(1)</script>"

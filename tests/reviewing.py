@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synthray.run import FORMAT, Run, StageRecord, StepCount
+from synthray.record import StageRecord, StepCount
+from synthray.run import FORMAT, Run
 
 LABELS = {"food": "what is eaten", "money": "", "pets": "<cats> & dogs"}
 WORDS = {"money": ["stock", "bank"], "pets": ["cat", "dog"], "food": ["soup", "bread"]}

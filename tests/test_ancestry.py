@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from synthray.ancestry import parents, roots
 from synthray.lineage import child_id
-from synthray.run import Run, StageRecord
+from synthray.record import StageRecord
+from synthray.run import Run
 
 
 def test_parents_are_those_of_all_stages_and_of_folds(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from synthray.query import Query
 from synthray.statement import Derive, Select, Statement, Where
 
 if TYPE_CHECKING:
-    from synthray.run import StepCount
+    from synthray.record import StepCount
 
 ROWS = pa.table(
     {

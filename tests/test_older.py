@@ -17,7 +17,8 @@ from synthray.duplicate import SOURCES
 from synthray.errors import InputError, RunError
 from synthray.older import MarksDuplicates, Older
 from synthray.operator import Context
-from synthray.run import FORMAT, Run, StageRecord, StepCount
+from synthray.record import StageRecord, StepCount
+from synthray.run import FORMAT, Run
 from synthray.table import Table
 
 

@@ -10,8 +10,9 @@ from looped import EXACT, GROWING, REPLACING, Write, column, started
 
 from synthray.errors import RecipeError, RunFailed
 from synthray.recipe import load
+from synthray.record import StageRecord, StepCount
 from synthray.rounds import Round
-from synthray.run import Run, StageRecord, StepCount
+from synthray.run import Run
 
 if TYPE_CHECKING:
     from synthray.pipeline import Pipeline

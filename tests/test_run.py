@@ -13,7 +13,8 @@ import pytest
 from synthray.errors import RunError
 from synthray.lineage import FAILED
 from synthray.metric import METRICS
-from synthray.run import FORMAT, Run, StageRecord, StepCount, replace_file, versions
+from synthray.record import StageRecord, StepCount
+from synthray.run import FORMAT, Run, versions
 
 HOLD = """
 import sys
@@ -217,33 +218,6 @@ def test_what_is_saved_is_read_and_the_rest_stays(made: Run) -> None:
     made.save(state="done")
     state = Run.read(made.root).state
     assert (state["state"], state["seed"], state["name"]) == ("done", 7, "news")
-
-
-def test_a_file_is_replaced_whole_and_leaves_no_part(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "a.json"
-    replace_file(path, "old")
-    with path.open() as reader:
-        replace_file(path, "new")
-        assert reader.read() == "old"
-    assert path.read_text() == "new"
-    assert [path.name for path in path.parent.iterdir()] == ["a.json"]
-
-
-# Stages.
-
-
-@pytest.mark.parametrize(
-    ("count", "conserved"),
-    [
-        (StepCount("s", "o", rows_in=3, rows_kept=3), True),
-        (StepCount("s", "o", 3, 4, 2, 1, 1, 3), True),
-        (StepCount("s", "o", rows_in=3, rows_kept=2), False),
-        (StepCount("s", "o", rows_in=3, rows_kept=4), False),
-    ],
-    ids=["kept", "all six", "lost", "invented"],
-)
-def test_rows_are_conserved_when_every_one_is_accounted_for(count: StepCount, conserved: bool) -> None:
-    assert count.conserved() is conserved
 
 
 def test_a_stage_is_read_as_it_was_written(made: Run) -> None:

@@ -16,7 +16,8 @@ from synthray.spelling import quoted
 from synthray.table import Table
 
 if TYPE_CHECKING:
-    from synthray.run import Run, StageRecord
+    from synthray.record import StageRecord
+    from synthray.run import Run
 
 Row = dict[str, Any]
 

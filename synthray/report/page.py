@@ -20,11 +20,12 @@ from markupsafe import Markup
 
 from synthray.errors import InputError
 from synthray.plane import POINTS
+from synthray.record import replace_file
 from synthray.repeat import Repeat
 from synthray.report import contents, outcome
 from synthray.report.history import Event
 from synthray.report.section import CHARACTERS, Asked, Section
-from synthray.run import Run, replace_file
+from synthray.run import Run
 
 if TYPE_CHECKING:
     import jinja2
