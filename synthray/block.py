@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from synthray.operator import Operator
+    from synthray.remote import Remote
 
 
 class Write:
@@ -27,30 +28,35 @@ class Write:
     `kind` is 'parquet', or 'arrow' for what is read by place: memory is mapped, and nothing is decoded.
     """
 
-    def __init__(self, folder: Path, kind: str = "parquet") -> None:
+    def __init__(self, folder: Path, kind: str = "parquet", remote: Remote | None = None) -> None:
         self._folder = folder
         self._kind = kind
+        self._remote = remote
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return a line with the file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        self._folder.mkdir(parents=True, exist_ok=True)  # on this machine there may be none yet
         path = self._folder / f"part-{uuid.uuid4().hex}.{self._kind}"
         if self._kind == "arrow":
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
         else:
             pq.write_table(table, path, compression="zstd")
+        if self._remote:
+            self._remote.put(path)
         return pa.table({"file": [str(path)]})
 
 
 class Sink:
     """Write the fine and the failed rows of a block; a retried task leaves files that nobody lists."""
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, remote: Remote | None = None) -> None:
         self._folder = folder
         self._schema = schema
+        self._remote = remote
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return a line with the files and how many rows are in them."""
@@ -82,8 +88,11 @@ class Sink:
 
         if not len(table):
             return None
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}-{uuid.uuid4().hex}.parquet"
         pq.write_table(table.select(schema.names).cast(schema), path, compression="zstd")
+        if self._remote:
+            self._remote.put(path)
         return str(path)
 
 
@@ -117,26 +126,38 @@ class Guarded:
 
     function: Callable[[pa.Table], pa.Table]
     folder: Path
+    remote: Remote | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Run it on a block."""
         try:
+            if self.remote:
+                self.remote.fetch(self.function)
             return self.function(table)
         except Exception as error:
-            _leave(error, self.folder)
+            _leave(error, self.folder, self.remote)
             raise
 
 
-def guarded_task(folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function in a task of its own; leave its error as Guarded does."""
+def guarded_task(folder: Path, remote: Remote | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function in a task of its own; leave its error as Guarded does.
+
+    Of a run on an object store the files that its arguments and its answer name are fetched and put.
+    """
     try:
-        return function(*arguments)
+        if remote is None:
+            return function(*arguments)
+        remote.fetch(arguments)
+        answer = function(*arguments)
+        remote.put([arguments, answer])
+        remote.put(answer, folders=True)
+        return answer
     except Exception as error:
-        _leave(error, folder)
+        _leave(error, folder, remote)
         raise
 
 
-def _leave(error: Exception, folder: Path) -> None:
+def _leave(error: Exception, folder: Path, remote: Remote | None) -> None:
     import ray.exceptions
 
     if isinstance(error, ray.exceptions.RayError):
@@ -148,11 +169,17 @@ def _leave(error: Exception, folder: Path) -> None:
     left: dict[str, Any] = {"class": type(error).__name__, "message": str(error)}
     if isinstance(error, ModelError):
         left |= {"kind": error.kind, "fatal": error.fatal, "attempts": error.attempts}
-    (folder / f"error-{uuid.uuid4().hex}.json").write_text(json.dumps(left), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"error-{uuid.uuid4().hex}.json"
+    path.write_text(json.dumps(left), encoding="utf-8")
+    if remote:
+        remote.put(path)
 
 
-def cause(error: BaseException, folder: Path, step: str) -> SynthrayError:
+def cause(error: BaseException, folder: Path, step: str, remote: Remote | None = None) -> SynthrayError:
     """Return the error that a worker left, else what Ray says."""
+    if remote:
+        remote.fetch_errors(folder)
     for path in sorted(folder.glob("error-*.json")):
         left = json.loads(path.read_text(encoding="utf-8"))
         message = left["message"]

@@ -25,7 +25,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 
 Recipe = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
-RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+RunDirectory = Annotated[str, typer.Argument(metavar="RUN", help="A run: a directory, or s3://bucket/run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Rows = Annotated[int | None, typer.Option(min=1, help="How many rows the first step makes.")]
 Settings = Annotated[
@@ -37,7 +37,7 @@ Settings = Annotated[
 @app.command()
 def run(
     recipe: Recipe,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Default: runs/NAME.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="RUN", help="Default: runs/NAME.")] = None,
     rows: Rows = None,
     settings: Settings = None,
     retry_failed: Annotated[bool, typer.Option(help="Try the rows again that failed.")] = False,
@@ -48,7 +48,7 @@ def run(
     from synthray.run import Run
 
     pipeline = recipes.load(recipe, rows=rows, settings=settings or [])
-    root = out or Path("runs") / pipeline.name
+    root = out or f"runs/{pipeline.name}"
     try:
         done = pipeline.run(root, retry_failed=retry_failed)
     except GateRefused:
@@ -108,8 +108,8 @@ def sql(
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A run directory, or a file or folder of rows.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The same, to compare it with.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A run directory, or a file or folder of rows.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, to compare it with.")],
     text: Annotated[str | None, typer.Option(help="The column of the text. Default: text.")] = None,
     label: Annotated[str | None, typer.Option(help="The column of the label. Default: label.")] = None,
     unit: Annotated[
@@ -160,9 +160,11 @@ def report(
     from synthray.report.page import write
 
     path = write(run, out, rows=row or [], text=text, label=label)
-    size = path.stat().st_size
+    size = path.stat().st_size if isinstance(path, Path) else 0
     if as_json:
         _print_json({"report": str(path), "bytes": size})
+    elif not size:
+        print(f"{path} (it needs no network: fetch it and open it in a browser)")
     else:
         print(f"{path} ({size / 1e6:.1f} MB; it needs no network: open it in a browser)")
 
@@ -298,7 +300,7 @@ def _described(found: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _report(run: Run, root: Path, as_json: bool) -> None:
+def _report(run: Run, root: str, as_json: bool) -> None:
     """Print what a run is: for people as tables, for programs as one object."""
     state = run.state
     held = {
@@ -317,8 +319,8 @@ def _report(run: Run, root: Path, as_json: bool) -> None:
             "sum(cost) AS cost_usd FROM calls"
         ).to_pylist()[0]
         | {"made_now": state.get("calls_made", 0)},
-        "run": str(root),
-        "dataset": str(root / "dataset") if state.get("dataset") else None,
+        "run": root,
+        "dataset": f"{root.rstrip('/')}/dataset" if state.get("dataset") else None,
         "error": state.get("error"),
     }
     if as_json:

@@ -109,6 +109,7 @@ class Export(Operator):
             final.rename(old)
         scratch.rename(final)
         _remove(old)
+        stage.run.keep(final)
         stage.exported([path for path in sorted(final.rglob("*")) if path.is_file()])
 
     def _write(self, stage: Stage, folder: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthray.bucket import is_url
 from synthray.errors import InputError, QueryError, RunError, near
 from synthray.lineage import uniform
 from synthray.query import Query
@@ -156,7 +157,7 @@ class Draw:
                 one for one in run.stages() if any(step.operator == "curate.review" for step in one.steps)
             ]
             if not run.stages():
-                raise RunError(f"{run.root} has no finished stage yet")
+                raise RunError(f"{run.where} has no finished stage yet")
             return Query({"given": run.table((marked or run.stages())[-1])}, seed=seed)
         query = run.query()
         try:
@@ -345,10 +346,12 @@ class Draw:
         return found
 
 
-def give_out(root: Path, draw: Draw, kind: str, out: Path | None) -> tuple[Drawn, list[Path]]:
+def give_out(root: Path | str, draw: Draw, kind: str, out: Path | None) -> tuple[Drawn, list[Path]]:
     """Draw rows of a run, write the file of a kind for people and keep what was given out."""
     if kind not in SUFFIXES:
         raise InputError(f"--format {kind!r} is none{near(kind, SUFFIXES)}")
+    if out is None and is_url(root):
+        raise InputError(f"{root} is on an object store; name the file that people fill in by --out FILE")
     with claimed(root) as run:
         folder = run.root / FOLDER
         reviews = Reviews(folder)

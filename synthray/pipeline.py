@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _STATES = {GateRefused: "refused", BudgetSpent: "budget spent"}
 _FIRST = "the first step must make rows: source.conditions, source.table or source.documents"
+_SEEN_S = 3.0
+"""How old the count of calls may be that is shown; on an object store to look is a request."""
 _SETTLES = 8
 """After so many rounds of checking the columns of a loop's pool must stay as they are."""
 
@@ -347,10 +349,10 @@ class Pipeline:
         Committed stages with unchanged fingerprints are skipped, answered calls are not asked again.
         """
         checked, schemas = self.checked_with_tables()
-        run = Run.claim(Path(out), self.name)
+        run = Run.claim(out, self.name)
         try:
             self._start(run, retry_failed)
-            progress = Progress(run.calls, quiet=quiet)
+            progress = Progress(lambda: run.kept_calls(_SEEN_S), quiet=quiet)
             work = Work(self, run, progress, schemas)
             try:
                 self._run(work, checked)
@@ -418,6 +420,7 @@ class Pipeline:
         part = run.root / ".metrics.part"
         pq.write_table(metrics, part)
         part.replace(run.root / "metrics.parquet")
+        run.keep(run.root / "metrics.parquet")
         checks = decide(self.conditions(), metrics)
         run.save(state="done", gate=[vars(check) for check in checks])
         refused = [check for check in checks if not check.passed]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray import cluster
@@ -74,7 +73,7 @@ class Pool:
     Rows that one process asks for are asked for by the run's `lone` one.
     """
 
-    calls: Path
+    calls: str
     rows: int
     blocks: int | None
     lone: Lone
@@ -131,5 +130,5 @@ class Pool:
         if workers == 1:
             return ""
         name = f"limiter-{uuid.uuid4().hex}"
-        self.held.append(share(name, language, str(self.calls), workers))
+        self.held.append(share(name, language, self.calls, workers))
         return name

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,8 @@ _ANSWERED = b'{"key"'
 class Tail:
     """Counts what is appended to the journals of a folder from now on."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self._look = folder
         self._offsets: dict[Path, int] = {}
         self.calls = 0
         self.tokens = 0
@@ -31,7 +31,7 @@ class Tail:
         self._read()
 
     def _read(self) -> None:
-        for path in self._folder.glob("*.jsonl"):
+        for path in self._look().glob("*.jsonl"):
             start = self._offsets.get(path, 0)
             if path.stat().st_size <= start:
                 continue
@@ -53,9 +53,9 @@ class Tail:
 
 
 class Progress:
-    """Progress of the stages of one run. `quiet` shows nothing."""
+    """Progress of the stages of one run; `calls` gives the folder of its journals. `quiet` shows nothing."""
 
-    def __init__(self, calls: Path, *, quiet: bool = False) -> None:
+    def __init__(self, calls: Callable[[], Path], *, quiet: bool = False) -> None:
         self.tail = Tail(calls)
         self._quiet = quiet
         self._done = 0

@@ -247,7 +247,7 @@ SUFFIXES = {kind: suffix for kind, (suffix, _, _) in _KINDS.items()}
 # Read.
 
 
-def take_in(root: Path, path: Path, reviewer: str = "") -> tuple[Taken, Reviews]:
+def take_in(root: Path | str, path: Path, reviewer: str = "") -> tuple[Taken, Reviews]:
     """Keep what is new in a file that came back; return what that is, and all reviews of the run."""
     answers = read(path)
     with claimed(root) as run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -72,8 +73,10 @@ class StageRecord:
         replace_file(root / "stages" / self.folder / "stage.json", text)
 
     @classmethod
-    def read(cls, root: Path, folder: str) -> Self | None:
-        """Return the committed stage, or None when it is not whole."""
+    def read(
+        cls, root: Path, folder: str, lacks: Callable[[Iterable[str]], Sequence[str]] | None = None
+    ) -> Self | None:
+        """Return the committed stage, or None when it is not whole; `lacks` says which files are missing."""
         path = root / "stages" / folder / "stage.json"
         if not path.is_file():
             return None
@@ -81,9 +84,13 @@ class StageRecord:
             record = cls._parsed(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError):
             return None
-        listed = (*record.files, *record.rejects, *record.failures, *record.metrics, *record.outputs)
-        found = itertools.chain(listed, *record.added)
-        return record if all((root / file).is_file() for file in found) else None
+        found = (*record.listed(), *itertools.chain(*record.added))
+        whole = not lacks(found) if lacks else all((root / file).is_file() for file in found)
+        return record if whole else None
+
+    def listed(self) -> tuple[str, ...]:
+        """Return all files but `added`."""
+        return (*self.files, *self.rejects, *self.failures, *self.metrics, *self.outputs)
 
     @classmethod
     def _parsed(cls, held: dict[str, Any]) -> Self:

@@ -47,11 +47,12 @@ _SHOWN = 10
 
 
 @contextmanager
-def claimed(root: Path) -> Iterator[Run]:
-    """Give a run to one who writes to it; RunError when there is none, or another process has it."""
+def claimed(root: Path | str) -> Iterator[Run]:
+    """Give a run to one who writes to its reviews; RunError when there is none, or another process has it."""
     run = Run.claim(root, Run.read(root).state["name"])
     try:
         yield run
+        run.keep(run.root / FOLDER)
     finally:
         run.release()
 

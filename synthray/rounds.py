@@ -110,7 +110,7 @@ class Rounds:
         candidates = sum(one.candidates for one in self.done)
         raise RunFailed(
             f"{self.name}: {', '.join(of)} after {len(self.done)} rounds and {candidates} candidates "
-            f"({self.why}); what was accepted is kept: synthray sql {self.work.run.root} "
+            f"({self.why}); what was accepted is kept: synthray sql {self.work.run.where} "
             '"SELECT reject_step, reject_reason, count(*) FROM rows GROUP BY ALL" says why rows were left '
             "out; raise max, candidates or patience to go on, or change what rejects them"
         )

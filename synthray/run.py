@@ -8,18 +8,25 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import math
 import os
 import re
 import shutil
+import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from synthray.bucket import is_url
 from synthray.errors import InputError, RunError
+from synthray.lease import Lease
+from synthray.model.mirror import Mirror
 from synthray.model.store import calls_relation
 from synthray.query import Query, shipped
 from synthray.record import COUNTS, StageRecord, replace_file
+from synthray.remote import Remote
 from synthray.table import Table
 
 if TYPE_CHECKING:
@@ -52,21 +59,28 @@ class Run:
 
     root: Path
     state: dict[str, Any] = field(default_factory=dict)
+    remote: Remote | None = None
     _lock: int | None = None
+    _lease: Lease | None = None
+    _pulled: float = -math.inf
 
     @classmethod
-    def claim(cls, root: Path, name: str) -> Self:
-        """Open or create RUN for the recipe `name`; RunError when another recipe or process has it."""
-        run = cls(root.absolute())
-        if "://" in str(root) or str(root).startswith(("s3:/", "gs:/")):
-            raise RunError(f"{root}: a run is a local directory in this version")
+    def claim(cls, root: Path | str, name: str) -> Self:
+        """Open or create RUN for the recipe `name`; RunError when another recipe or process has it.
+
+        RUN is a directory, or a URL that fsspec knows (s3://bucket/run): then `root` is the folder of this
+        machine that stands for it.
+        """
+        run = cls._at(root)
+        if run.remote:
+            return run._leased(run.remote, name)
         run.check_free(name)
         try:
             run.root.mkdir(parents=True, exist_ok=True)
             # The lock dies with the process, whatever kills it; nothing is to be cleaned up.
             run._lock = os.open(run.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
-            raise RunError(f"{run.root} cannot be written: {error.strerror}") from None
+            raise RunError(f"{run.where} cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,6 +90,42 @@ class Run:
             run._load()
         return run
 
+    @classmethod
+    def _at(cls, root: Path | str) -> Self:
+        if not is_url(root):
+            return cls(Path(root).absolute())
+        remote = Remote.of(str(root))
+        run = cls(remote.folder, remote=remote)
+        weakref.finalize(run, shutil.rmtree, remote.folder, ignore_errors=True)
+        remote.fetch([remote.folder / name for name in ("run.json", *remote.bucket.names("reviews"))])
+        return run
+
+    def _leased(self, remote: Remote, name: str) -> Self:
+        if (self.root / "run.json").is_file():
+            self._load()
+            self._require_recipe(name)
+        elif any(not one.startswith("lock/") for one in remote.bucket.names()):
+            raise RunError(f"{self.where} is not empty and holds no run; choose another --out")
+        self._lease = Lease(remote.bucket)
+        self._lease.take()
+        (self.root / "run.json").unlink(missing_ok=True)  # the last writer may have gone on until just now
+        remote.fetch(self.root / "run.json")
+        if (self.root / "run.json").is_file():
+            self._load()
+        return self
+
+    @property
+    def where(self) -> str:
+        """What the user calls it: the directory or the URL."""
+        return self.remote.url if self.remote else str(self.root)
+
+    def _require_recipe(self, name: str) -> None:
+        if self.state["name"] != name:
+            raise RunError(
+                f"{self.where} holds a run of the recipe {self.state['name']!r}, not {name!r}; "
+                "choose another --out"
+            )
+
     def check_free(self, name: str) -> None:
         """Raise a RunError when the directory cannot be this recipe's; writes nothing."""
         if not self.root.exists():
@@ -84,11 +134,7 @@ class Run:
             raise RunError(f"{self.root} is a file; --out names a directory")
         if (self.root / "run.json").is_file():
             self._load()
-            if self.state["name"] != name:
-                raise RunError(
-                    f"{self.root} holds a run of the recipe {self.state['name']!r}, not {name!r}; "
-                    "choose another --out"
-                )
+            self._require_recipe(name)
         elif any(path.name not in _BEFORE_STATE for path in self.root.iterdir()):
             raise RunError(f"{self.root} is not empty and holds no run; choose another --out")
         lock = self.root / ".lock"
@@ -102,7 +148,7 @@ class Run:
     @classmethod
     def read(cls, root: str | Path) -> Self:
         """Open RUN for reading; RunError when there is none."""
-        run = cls(Path(root).absolute())
+        run = cls._at(root)
         if not (run.root / "run.json").is_file():
             raise RunError(f"{root} holds no run (no run.json)")
         run._load()
@@ -112,12 +158,12 @@ class Run:
         try:
             self.state = json.loads((self.root / "run.json").read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RunError(f"{self.root}/run.json is damaged: {error}") from None
+            raise RunError(f"{self.where}/run.json is damaged: {error}") from None
         if not isinstance(self.state, dict):
-            raise RunError(f"{self.root}/run.json is damaged: it holds no mapping")
+            raise RunError(f"{self.where}/run.json is damaged: it holds no mapping")
         if self.state.get("format") != FORMAT:
             raise RunError(
-                f"{self.root} has format {self.state.get('format')!r}, this synthray reads {FORMAT}"
+                f"{self.where} has format {self.state.get('format')!r}, this synthray reads {FORMAT}"
             )
         folders = [
             *self.state.get("stages", []),
@@ -126,33 +172,77 @@ class Run:
         sound = isinstance(self.state.get("name"), str) and type(self.state.get("seed", 0)) is int
         # A run may come from somebody else: nothing it says may reach outside of its own directory.
         if not sound or not all(isinstance(one, str) and _FOLDER.fullmatch(one) for one in folders):
-            raise RunError(f"{self.root}/run.json is damaged: name, seed or stages are not those of a run")
+            raise RunError(f"{self.where}/run.json is damaged: name, seed or stages are not those of a run")
 
     def save(self, **changes: Any) -> None:
         """Change the run's state and write it."""
         self.state.update(changes)
         replace_file(self.root / "run.json", json.dumps(self.state, indent=1, default=str))
+        self._put(self.root / "run.json")
+
+    def commit(self, record: StageRecord) -> None:
+        """Write `stage.json`, after all that it lists."""
+        if self.remote:
+            listed = itertools.chain(record.listed(), *record.added)
+            self.remote.put([str(self.root / file) for file in listed])
+        record.write(self.root)
+        self._put(self.root / "stages" / record.folder / "stage.json")
+
+    def _put(self, path: Path) -> None:
+        if self.remote:
+            if self._lease:
+                self._lease.check()
+            self.remote.put(path)
+
+    def keep(self, path: Path) -> None:
+        """See that a file or folder of the run's own, written in place of an older one, is on the store."""
+        if self.remote and path.is_dir():
+            self.remote.replace_folder(path)
+        elif path.exists():
+            self._put(path)
 
     def release(self) -> None:
         """Let another process write."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     @property
-    def calls(self) -> Path:
-        """The folder of the kept calls."""
-        return self.root / "calls"
+    def calls(self) -> str:
+        """The folder of the kept calls, a path or a URL, which are read and written by `model.store`."""
+        return f"{self.where}/calls"
+
+    def kept_calls(self, older_s: float = 0.0) -> Path:
+        """Return a folder of this machine with the calls that are kept now, or were `older_s` seconds ago."""
+        folder = self.root / "calls"
+        if self.remote and time.monotonic() - self._pulled >= older_s:
+            folder.mkdir(exist_ok=True)
+            Mirror(self.calls, folder).pull()
+            self._pulled = time.monotonic()
+        return folder
+
+    def has_journals(self) -> bool:
+        """Say whether calls stand in journals, and not yet in Parquet."""
+        if self.remote:
+            return any(name.endswith(".jsonl") for name in self.remote.bucket.names("calls"))
+        return any((self.root / "calls").glob("*.jsonl"))
 
     def stage(self, folder: str) -> StageRecord | None:
         """Return a committed stage."""
-        return StageRecord.read(self.root, folder)
+        if self.remote:
+            self.remote.fetch(self.root / "stages" / folder / "stage.json")
+        return StageRecord.read(self.root, folder, self.remote.lacks if self.remote else None)
 
     def fresh_folder(self, folder: str) -> Path:
         """Return the stage's folder, emptied of what an unfinished attempt left."""
         path = self.root / "stages" / folder
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
+        if self.remote:
+            self.remote.remove(path)
         return path
 
     def stages(self) -> list[StageRecord]:
@@ -167,8 +257,11 @@ class Run:
         return [*(record for record in found if record), *self.stages()]
 
     def paths(self, files: tuple[str, ...]) -> tuple[str, ...]:
-        """Return listed files as absolute paths."""
-        return tuple(str(self.root / file) for file in files)
+        """Return listed files as absolute paths, which can be read."""
+        paths = tuple(str(self.root / file) for file in files)
+        if self.remote:
+            self.remote.fetch(paths)
+        return paths
 
     def table(self, record: StageRecord) -> Table:
         """Return the rows that a stage kept."""
@@ -189,7 +282,7 @@ class Run:
         """Return a Query over the views of the run: rows, dataset, rejects, failures, calls, stages ..."""
         stages = self.stages()
         if not stages:
-            raise RunError(f"{self.root} has no finished stage yet")
+            raise RunError(f"{self.where} has no finished stage yet")
         files: list[str] = []
         relations: dict[str, pa.Table | Table | str] = {**self.named_tables()}
         relations |= self._row_relations(stages, files)
@@ -331,7 +424,7 @@ class Run:
                 ]
             ),
             "metrics": Table(tuple(metrics), "parquet").relation() if metrics else METRICS.empty_table(),
-            "calls": calls_relation(self.calls, files),
+            "calls": calls_relation(self.kept_calls(), files),
         }
 
 

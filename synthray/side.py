@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from synthray import ancestry
+from synthray.bucket import is_url
 from synthray.column import filled, is_text
 from synthray.errors import InputError, SourceError, near
 from synthray.evaluate.diversity import WORD
@@ -67,8 +68,8 @@ class Side:
     def open(cls, where: str | Path) -> Side:
         """Open a run directory, an exported dataset, a folder or a file of rows."""
         path = Path(where)
-        if (path / "run.json").is_file():
-            run = Run.read(path)
+        if is_url(where) or (path / "run.json").is_file():
+            run = Run.read(where)
             stages = run.stages()
             if run.state.get("state") not in ("done", "refused") or not stages:
                 raise InputError(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import re
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from synthray import cluster, division
 from synthray.account import CHILDLESS, account, require_unique
-from synthray.block import Guarded, Sink, Write, cause, checked, guarded_task
+from synthray.block import Sink
 from synthray.chain import FIRST, Chain, of_a_value
 from synthray.errors import ConservationError, QueryError, RunFailed
-from synthray.fingerprint import artifact_parts
 from synthray.ledger import Ledger
-from synthray.lineage import digest
 from synthray.metric import METRICS
 from synthray.model.store import calls_relation, compact
 from synthray.operator import path_of
@@ -31,6 +26,7 @@ from synthray.record import StageRecord, StepCount
 from synthray.spelling import identifier, quoted
 from synthray.statement import guarded
 from synthray.table import Table
+from synthray.workers import ROWS_PER_BLOCK, Workers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,11 +39,9 @@ if TYPE_CHECKING:
     from synthray.statement import Statement
     from synthray.task import Task
 
-ROWS_PER_BLOCK = 10_000
-
 
 @dataclass
-class Stage:
+class Stage(Workers):
     """What an operator's `apply` gets: the rows as Dataset and as SQL, and where its own results go.
 
     `before` is the stage whose rows come in (None for a source), `given` a table without rows that stands for
@@ -119,98 +113,14 @@ class Stage:
             files = (str(path),)
         return self.read(files, self.rows_in, columns)
 
-    def read(self, files: tuple[str, ...], rows: int, columns: Sequence[str] | None = None) -> Dataset:
-        """Return `rows` rows in Parquet files as a dataset of about ROWS_PER_BLOCK rows a block."""
-        cluster.start()
-        import ray.data
-
-        blocks = self.blocks or max(1, rows // ROWS_PER_BLOCK)
-        named = None if columns is None else list(columns)
-        dataset = ray.data.read_parquet(list(files), override_num_blocks=blocks, columns=named)
-        return dataset.repartition(blocks) if self.blocks else dataset
-
-    def range(self, rows: int) -> Dataset:
-        """Return a dataset of the numbers from 0 to `rows` in the column `id`, for a source."""
-        cluster.start()
-        import ray.data
-
-        return ray.data.range(rows, override_num_blocks=self.blocks or max(1, rows // ROWS_PER_BLOCK))
-
-    def map(self, dataset: Dataset, operator: Operator) -> Dataset:
-        """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
-        if not operator.uses_model:
-            return self.map_batches(dataset, Guarded(functools.partial(checked, operator), self.path))
-        pool = Pool(self.run.calls, self._rows, self.blocks, self.lone)
-        self._pools.append(pool)  # as long as the stage is made
-        with self._caught():
-            return pool.map(
-                dataset, operator, lambda bound: Guarded(functools.partial(checked, bound), self.path)
-            )
-
-    def map_batches(
-        self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], batch_rows: int | None = None
-    ) -> Dataset:
-        """Return the dataset that `function` makes of each block, or of so many rows."""
-        return dataset.map_batches(
-            function, batch_format="pyarrow", batch_size=batch_rows, zero_copy_batch=True
-        )
-
-    def narrow(
-        self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], folder: Path, kind: str = "parquet"
-    ) -> Table:
-        """Write what `function` makes of each block into `folder`, a file each; `kind` may be 'arrow'."""
-        folder.mkdir(parents=True, exist_ok=True)
-        made = self.map_batches(dataset, Guarded(function, self.path))
-        written = self.map_batches(made, Write(folder, kind))
-        with self._caught():
-            files = [row["file"] for row in written.take_all()]
-        return Table(tuple(sorted(files)), kind)
-
-    def kept(self, name: str, parts: Any, make: Callable[[Path], None]) -> Path:
-        """Return the folder of an artifact of this step, which `make` fills when there is none yet.
-
-        It is reused as long as the rows that come in, the operator's code and `parts` are the same, so that
-        `parts` holds the settings that decide it, and no other. It is there whole or not at all.
-        """
-        deciding = artifact_parts(self._operator, self._when, parts)
-        digested = digest(self.before.fingerprint if self.before else "", deciding)
-        step = re.sub(r"[^A-Za-z0-9_.-]+", "-", self._step)
-        folder = self.run.root / "artifacts" / f"{step}-{name}-{digested}"
-        if not folder.is_dir():
-            part = folder.with_name(f".{folder.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            try:
-                make(part)
-            except BaseException:
-                shutil.rmtree(part)
-                raise
-            part.rename(folder)
-        return folder
-
-    def tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Return what `function` returns in a Ray task for each of `arguments`."""
-        started = self.started_tasks(function, arguments)
-        with self._caught():
-            import ray
-
-            return list(ray.get(started))
-
-    def started_tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Return Ray's references to what `function` will return, for workers: the driver never holds it."""
-        cluster.start()
-        import ray
-
-        task = ray.remote(max_retries=2, scheduling_strategy="SPREAD")(guarded_task)
-        return [task.remote(self.path, function, *given) for given in arguments]
-
     def collected(self, dataset: Dataset) -> Table:
         """Write the rows that an operator made, as they come; return them, for one that then measures them.
 
         The driver sees one line a block. Rows that `when` let pass are not among them.
         """
         asked = self._operator.uses_model and not self.blocks
-        sink = self.map_batches(dataset, Sink(self.path, self.schema), ROWS_PER_BLOCK if asked else None)
+        write = Sink(self.path, self.schema, self.remote)
+        sink = self.map_batches(dataset, write, ROWS_PER_BLOCK if asked else None)
         made: list[str] = []
         with self._caught():
             for batch in sink.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -219,6 +129,7 @@ class Stage:
                     made += [row["file"]] if row["file"] else []
                     self._ledger.failures += [row["failed_file"]] if row["failed_file"] else []
         self._ledger.files.extend(made)
+        self._fetch([made, self._ledger.failures])
         return Table(tuple(made), "parquet")
 
     def wrote(self, path: Path) -> None:
@@ -338,16 +249,6 @@ class Stage:
         self._ledger = Ledger(self.run.fresh_folder(self.folder))
 
     @contextmanager
-    def _caught(self) -> Iterator[None]:
-        """Raise what a worker left as its error, in place of Ray's."""
-        import ray.exceptions
-
-        try:
-            yield
-        except ray.exceptions.RayError as error:
-            raise cause(error, self.path, self._step) from None
-
-    @contextmanager
     def _told(self) -> Iterator[None]:
         """Say of SQL that fails at work, not when it was checked, which step it is of."""
         try:
@@ -384,8 +285,9 @@ class Stage:
 
     def _compact(self) -> None:
         """Turn the journals of the calls into Parquet, in a process that gives its memory back."""
+        self.run.kept_calls()
         self.progress.tail.poll()  # it counts lines of journals
-        if any(self.run.calls.glob("*.jsonl")):
+        if self.run.has_journals():
             self.tasks(compact, [(self.run.calls,)])
 
     def _account(self, operator: Operator) -> StageRecord:
@@ -461,7 +363,7 @@ class Stage:
             **(self._spent(operator) if operator and operator.uses_model else {}),
         )
         self.close()
-        record.write(self.run.root)
+        self.run.commit(record)
         return record
 
     def _spent(self, operator: Operator) -> dict[str, Any]:
@@ -473,7 +375,7 @@ class Stage:
         if pa.types.is_list(operator.adds()[name]):  # a row that is asked more than once
             column = f"unnest({column})"
         files: list[str] = []
-        relations: dict[str, Table | str | pa.Table] = {"calls": calls_relation(self.run.calls, files)}
+        relations: dict[str, Table | str | pa.Table] = {"calls": calls_relation(self.run.kept_calls(), files)}
         sources = {"kept_rows": self._ledger.files, "failed_rows": self._ledger.failures}
         relations |= {name: Table(tuple(listed), "parquet") for name, listed in sources.items() if listed}
         keys = " UNION ".join(f"SELECT {column} AS key FROM {name}" for name in sources if name in relations)

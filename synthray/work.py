@@ -164,7 +164,7 @@ class Work:
 
     def _at(self, operator: Operator) -> Operator:
         retry = self.run.state["retries"].get(operator.origin, 0)
-        calls, reviews = str(self.run.calls), str(self.run.root / "reviews")
+        calls, reviews = self.run.calls, str(self.run.root / "reviews")
         context = replace(operator.context, tables=self.tables, calls=calls, reviews=reviews, retry=retry)
         return replace(operator, context=context)
 
@@ -191,7 +191,7 @@ class Work:
                 so_far = " in the rounds so far" if round_ else ""
                 raise TooManyFailed(
                     f"{step.step}: {failed} of {worked} rows failed{so_far}, more than max_failed "
-                    f"({self.pipeline.max_failed:.0%}); see: synthray sql {self.run.root} "
+                    f"({self.pipeline.max_failed:.0%}); see: synthray sql {self.run.where} "
                     '"SELECT error, message, count(*) FROM failures GROUP BY ALL", then run again with '
                     "--retry-failed, or raise max_failed"
                 )

@@ -71,7 +71,7 @@ def histories(run: Run, row_ids: Sequence[str]) -> list[History]:
     """Return the histories of rows, wherever they ended; InputError names the nearest for an unknown one."""
     records = run.all_stages()
     files: list[str] = []
-    relations: dict[str, Any] = {"calls": calls_relation(run.calls, files)}
+    relations: dict[str, Any] = {"calls": calls_relation(run.kept_calls(), files)}
     for number, record in enumerate(records):
         relations[f"kept_{number}"] = run.table(record)
         for name in ("rejects", "failures"):

@@ -51,8 +51,8 @@ def write(
     text: str | None = None,
     label: str | None = None,
     points: int = POINTS,
-) -> Path:
-    """Write the report of the run at `root` to `out` (default: RUN/report.html) and return its path.
+) -> Path | str:
+    """Write the report of the run at `root` to `out` (default: RUN/report.html) and return its path or URL.
 
     `rows` are row_ids whose history is told. `text` and `label` name columns of the dataset; left out, they
     are `text` and `label` where there are such. `points` is how many texts are on the map.
@@ -64,6 +64,9 @@ def write(
         replace_file(path, html(run, rows=rows, text=text, label=label, points=points))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    if run.remote and out is None:
+        run.keep(path)
+        return f"{run.where}/{path.name}"
     return path
 
 
