@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from synthray.errors import RunError
 
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -16,6 +20,7 @@ _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 _STORE_BYTES = 512 << 20
+_CONNECT_S = 10
 
 
 def start(cores: int | None = None) -> None:
@@ -35,6 +40,42 @@ def start(cores: int | None = None) -> None:
     context.enable_progress_bars = False
     # The newer reader merges small files into one block, whatever number of blocks is asked for.
     context.use_datasource_v2 = False
+
+
+def is_joined() -> bool:
+    """Say whether the work is done on a cluster that was there before, joining the one of RAY_ADDRESS."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return False
+    start()
+    return True
+
+
+def on_each_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return what a function returns on each machine, by the machine's address.
+
+    Raises a RunError that names those on which it cannot run, as where synthray is not installed.
+    """
+    start()
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=1)(function)
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            name = node["NodeManagerAddress"]
+            name += f" ({node['NodeID'][:8]})" if name in asked else ""
+            asked[name] = task.options(scheduling_strategy=there).remote(*arguments)
+    answers = {}
+    for name, answer in asked.items():
+        try:
+            answers[name] = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            lacks = next((line for line in str(error).splitlines() if "No module named" in line), "")
+            why = f"{lacks.strip()}; pip install synthray there, where Ray is" if lacks else error
+            raise RunError(f"on {name}: {why}") from None
+    return answers
 
 
 def cores() -> int:
@@ -59,8 +100,14 @@ def nodes() -> int:
 def _join_or_start(cores: int) -> None:
     import ray
 
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
+    if address := os.environ.get("RAY_ADDRESS"):
+        _require_listener(address)
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, TimeoutError) as error:
+            raise _unreachable(address, error) from None
+        except RuntimeError as error:
+            raise RunError(f"RAY_ADDRESS={address}: {_one_line(error)}") from None
         return
     from ray._private import ray_constants
 
@@ -79,6 +126,29 @@ def _join_or_start(cores: int) -> None:
         object_store_memory=_STORE_BYTES,
         _node_ip_address="127.0.0.1",
     )
+
+
+def _require_listener(address: str) -> None:
+    """Raise a RunError where nothing listens: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # auto, local
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> RunError:
+    return RunError(
+        f"RAY_ADDRESS={address}: no Ray cluster answers there ({_one_line(error)}); start one by `ray start "
+        "--head`, correct the address, or unset RAY_ADDRESS to work on this machine"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """Return a message of Ray's, such as of other versions of Ray or Python there, as one line."""
+    return " ".join(str(error).split())
 
 
 @contextmanager

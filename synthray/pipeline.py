@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthray import preflight
 from synthray.errors import (
     BudgetSpent,
     GateRefused,
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 
 _STATES = {GateRefused: "refused", BudgetSpent: "budget spent"}
 _FIRST = "the first step must make rows: source.conditions, source.table or source.documents"
-_SEEN_S = 3.0
-"""How old the count of calls may be that is shown; on an object store to look is a request."""
+_SEEN_S = 3.0  # how old the count of calls may be that is shown; on an object store to look is a request
 _SETTLES = 8
 """After so many rounds of checking the columns of a loop's pool must stay as they are."""
 
@@ -351,6 +351,7 @@ class Pipeline:
         checked, schemas = self.checked_with_tables()
         run = Run.claim(out, self.name)
         try:
+            preflight.require(run, self)
             self._start(run, retry_failed)
             progress = Progress(lambda: run.kept_calls(_SEEN_S), quiet=quiet)
             work = Work(self, run, progress, schemas)
@@ -407,7 +408,11 @@ class Pipeline:
                 work.make_table(name, table.of(name, self))
         run.save(
             tables={
-                name: {"files": table.files, "kind": table.kind, "added": table.added}
+                name: {
+                    "files": run.relative(table.files),
+                    "kind": table.kind,
+                    "added": [run.relative(one) for one in table.added],
+                }
                 for name, table in work.tables.items()
             }
         )

@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -256,6 +256,13 @@ class Run:
         found = [self.stage(folder) for folder in of_tables]
         return [*(record for record in found if record), *self.stages()]
 
+    def relative(self, files: Iterable[str]) -> list[str]:
+        """Return paths as they are listed: those in the run relative to it, so that it may be moved."""
+        return [
+            str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+            for path in map(Path, files)
+        ]
+
     def paths(self, files: tuple[str, ...]) -> tuple[str, ...]:
         """Return listed files as absolute paths, which can be read."""
         paths = tuple(str(self.root / file) for file in files)
@@ -271,7 +278,11 @@ class Run:
         """Return the recipe's named tables of which the files are still there."""
         held = self.state.get("tables", {})
         tables = {
-            name: Table(tuple(item["files"]), item["kind"], tuple(map(tuple, item.get("added", ()))))
+            name: Table(
+                self.paths(tuple(item["files"])),
+                item["kind"],
+                tuple(self.paths(tuple(one)) for one in item.get("added", ())),
+            )
             for name, item in held.items()
         }
         return {
