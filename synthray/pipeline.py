@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray import preflight
-from synthray.errors import (
-    BudgetSpent,
-    GateRefused,
-    InputError,
-    RecipeError,
-    SynthrayError,
-    near,
-)
+from synthray.errors import BudgetSpent, GateRefused, InputError, RecipeError, SynthrayError, near
 from synthray.gate import asked_for, check_conditions, decide
 from synthray.lineage import IDENTITY, uniform
 from synthray.operator import Context, Operator
@@ -351,8 +344,8 @@ class Pipeline:
         checked, schemas = self.checked_with_tables()
         run = Run.claim(out, self.name)
         try:
-            preflight.require(run, self)
             self._start(run, retry_failed)
+            preflight.require(run, self)
             progress = Progress(lambda: run.kept_calls(_SEEN_S), quiet=quiet)
             work = Work(self, run, progress, schemas)
             try:
