@@ -15,7 +15,7 @@ from synthray.errors import RunError, RunFailed
 if TYPE_CHECKING:
     import fsspec
 
-_ATTEMPTS = 5
+_ATTEMPTS = 6
 _PAUSE_S = 0.5
 _PART = 32 << 20
 """What is larger goes in parts, each tried again by itself."""
@@ -32,8 +32,8 @@ def is_url(path: object) -> bool:
 class Bucket:
     """The objects below `url`; their names are relative to it. Workers get it without a key.
 
-    A request that fails is tried 5 times, within about 8 s; then a RunFailed says what was asked and what the
-    store answered. What no attempt cures (a bucket that is missing, a key that may not) fails at once.
+    A request that fails is tried 6 times, within about 16 s; then a RunFailed says what was asked and what
+    the store answered. What no attempt cures (a bucket that is missing, a key that may not) fails at once.
     """
 
     url: str
@@ -106,8 +106,11 @@ class Bucket:
         """Return Arrow's view of the store, for those who read many objects, and the path of `url` in it."""
         import pyarrow.fs
 
-        store, root = _opened(self.url)
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store)), root
+        import fsspec.core
+
+        # Not the store of these requests: nothing but its own attempts are around what Arrow asks.
+        store, root = fsspec.core.url_to_fs(self.url)
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store)), str(root)
 
     def _path(self, name: str) -> str:
         root = _opened(self.url)[1]
@@ -165,6 +168,10 @@ def _opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise RunError(f"{url}: {error}; for s3:// pip install 'synthray[s3]'") from None
     except ValueError as error:
         raise RunError(f"{url}: no such kind of store: {error}") from None
+    if "file" in store.protocol:
+        store.auto_mkdir = True  # elsewhere a folder is part of a name
+    if hasattr(store, "retries"):
+        store.retries = 1  # s3fs has its own beside those here
     return store, str(root).rstrip("/")
 
 

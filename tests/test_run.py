@@ -432,11 +432,13 @@ def test_a_run_without_rejects_and_failures_has_their_views_empty(made: Run) -> 
 
 
 def test_calls_are_read_from_all_journals_and_a_torn_last_line_is_passed_over(made: Run) -> None:
-    made.calls.mkdir()
+    made.kept_calls().mkdir()
     call = {"key": "k1", "step": "prompt", "row_id": "a", "ordinal": 0, "request": {"prompt": 'say "x"\n'}}
     torn = json.dumps({"key": "k3", "step": "prompt", "row_id": "c"})
-    (made.calls / "1.jsonl").write_text(json.dumps({**call, "completion_tokens": 4}) + "\n" + torn[:-8])
-    (made.calls / "2.jsonl").write_text(json.dumps({**call, "key": "k2", "row_id": "b"}) + "\n")
+    (made.kept_calls() / "1.jsonl").write_text(
+        json.dumps({**call, "completion_tokens": 4}) + "\n" + torn[:-8]
+    )
+    (made.kept_calls() / "2.jsonl").write_text(json.dumps({**call, "key": "k2", "row_id": "b"}) + "\n")
     found = asked(made, "SELECT key, row_id, request->>'prompt' AS prompt FROM calls ORDER BY key")
     assert [tuple(one.values()) for one in found] == [("k1", "a", 'say "x"\n'), ("k2", "b", 'say "x"\n')]
     assert asked(made, "SELECT row_id FROM rows ANTI JOIN calls USING (row_id) ORDER BY 1") == [

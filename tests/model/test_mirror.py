@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from synthray import bucket as bucket_module
 from synthray.errors import RunFailed
 from synthray.lineage import digest
 from synthray.model import mirror as mirror_module
@@ -178,19 +179,20 @@ def test_money_is_on_the_store_before_its_call_is_sent(url: str) -> None:
 def test_a_store_that_cannot_be_written_is_said_and_loses_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(bucket_module, "_PAUSE_S", 0.001)
     store = Store(url)
     store.keep(key(1), RECORD)
     assert store.mirror
-    pipe, failures = store.mirror._remote.pipe_file, [OSError("no space")] * 6
+    remote = bucket_module._opened(url)[0]
+    pipe, failures = remote.pipe_file, [OSError("no space")] * 8
 
-    def failing(*arguments: Any) -> None:
+    def failing(*arguments: Any, **settings: Any) -> None:
         if failures:
             raise failures.pop()
-        pipe(*arguments)
+        pipe(*arguments, **settings)
 
-    monkeypatch.setattr(store.mirror._remote, "pipe_file", failing)
-    with pytest.raises(RunFailed, match=r"calls/.*\.000001\.jsonl cannot be written: no space"):
+    monkeypatch.setattr(remote, "pipe_file", failing)
+    with pytest.raises(RunFailed, match=r"calls/.*\.000001\.jsonl cannot be written after 6 .*: no space"):
         store.sync()
     store.sync()  # the third attempt of this one is the first that works
     assert Store(url).get(key(1)) == ANSWER
