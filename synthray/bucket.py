@@ -104,9 +104,8 @@ class Bucket:
 
     def filesystem(self) -> tuple[Any, str]:
         """Return Arrow's view of the store, for those who read many objects, and the path of `url` in it."""
-        import pyarrow.fs
-
         import fsspec.core
+        import pyarrow.fs
 
         # Not the store of these requests: nothing but its own attempts are around what Arrow asks.
         store, root = fsspec.core.url_to_fs(self.url)
