@@ -36,10 +36,14 @@ _same: dict[Path, tuple[int, int]] = {}
 
 @dataclass(frozen=True)
 class Remote:
-    """The store at `url`, and the folder that stands for it on this machine (for workers: on theirs)."""
+    """The store at `url`, and the folder that stands for it on this machine (for workers: on theirs).
+
+    `folders` are to stand there before a worker begins, empty ones too.
+    """
 
     url: str
     folder: Path
+    folders: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, url: str) -> Remote:
@@ -64,15 +68,23 @@ class Remote:
     def fetch(self, held: object) -> None:
         """Fetch the files and folders that `held` names, wherever in it, and that are not here."""
         files = []
+        for path in self.folders:
+            path.mkdir(parents=True, exist_ok=True)
         for path in sorted(self._named(held)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                continue
             if path.suffix in _KINDS:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files += [] if path.exists() else [path]
-            elif not path.exists():
-                path.mkdir(parents=True, exist_ok=True)
-                listed = json.loads(self.bucket.read(self._name(path) + _WHOLE) or b"[]")
-                files += [path / name for name in listed]
+                files.append(path)
+            elif (listed := self.bucket.read(self._name(path) + _WHOLE)) is not None:
+                path.mkdir(exist_ok=True)
+                files += [path / name for name in json.loads(listed)]
         self._each(self._fetch, files)
+
+    def sent(self, held: object) -> Remote:
+        """Put the files that `held` names; return what a worker gets that is sent it."""
+        self.put(held)
+        return dataclasses.replace(self, folders=tuple(path for path in self._named(held) if path.is_dir()))
 
     def put(self, held: object, *, folders: bool = False) -> None:
         """Put the files that `held` names and that the store does not have; `folders`: whole ones too.

@@ -83,9 +83,7 @@ class Workers:
             return pool.map(dataset, operator, lambda bound: self._guarded(functools.partial(checked, bound)))
 
     def _guarded(self, function: Callable[[pa.Table], pa.Table]) -> Guarded:
-        if self.remote:
-            self.remote.put(function)
-        return Guarded(function, self.path, self.remote)
+        return Guarded(function, self.path, self.remote and self.remote.sent(function))
 
     def map_batches(
         self, dataset: Dataset, function: Callable[[pa.Table], pa.Table], batch_rows: int | None = None
@@ -142,7 +140,7 @@ class Workers:
             import ray
 
             answers = list(ray.get(started))
-        self._fetch(answers)
+        self._fetch([answers, arguments])
         return answers
 
     def started_tasks(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -150,10 +148,9 @@ class Workers:
         cluster.start()
         import ray
 
-        if self.remote:
-            self.remote.put(arguments)
+        remote = self.remote and self.remote.sent(arguments)
         task = ray.remote(max_retries=2, scheduling_strategy="SPREAD")(guarded_task)
-        return [task.remote(self.path, self.remote, function, *given) for given in arguments]
+        return [task.remote(self.path, remote, function, *given) for given in arguments]
 
     @contextmanager
     def _caught(self) -> Iterator[None]:
