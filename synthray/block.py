@@ -22,6 +22,33 @@ if TYPE_CHECKING:
     from synthray.remote import Remote
 
 
+@dataclass(frozen=True)
+class Read:
+    """Read row groups of Parquet files of a run on an object store, fetched where they are wanted.
+
+    Arrow's own way to a store asks once, and takes a request that fails for a file that is not there.
+    """
+
+    schema: pa.Schema
+    remote: Remote
+
+    def __call__(self, pieces: pa.Table) -> pa.Table:
+        """Return the rows of the groups that `pieces` names, in the columns of the schema."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.remote.fetch(pieces["file"].to_pylist())
+        found = [self.schema.empty_table()]
+        for piece in pieces.to_pylist():
+            with pq.ParquetFile(piece["file"]) as file:
+                held = [name for name in self.schema.names if name in file.schema_arrow.names]
+                rows = file.read_row_group(piece["group"], columns=held)
+            lacking = {one.name: pa.nulls(len(rows), one.type) for one in self.schema if one.name not in held}
+            columns = {name: rows[name] for name in held} | lacking
+            found.append(pa.table({name: columns[name] for name in self.schema.names}).cast(self.schema))
+        return pa.concat_tables(found)
+
+
 class Write:
     """Write a block to a file of its own and hand on its name.
 
@@ -149,8 +176,7 @@ def guarded_task(folder: Path, remote: Remote | None, function: Callable[..., An
             return function(*arguments)
         remote.fetch(arguments)
         answer = function(*arguments)
-        remote.put([arguments, answer])
-        remote.put(answer, folders=True)
+        remote.put_made(arguments, answer)
         return answer
     except Exception as error:
         _leave(error, folder, remote)

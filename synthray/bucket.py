@@ -102,15 +102,6 @@ class Bucket:
             with contextlib.suppress(FileNotFoundError):
                 self._asked(f"{path} cannot be removed", functools.partial(_removed, path))
 
-    def filesystem(self) -> tuple[Any, str]:
-        """Return Arrow's view of the store, for those who read many objects, and the path of `url` in it."""
-        import fsspec.core
-        import pyarrow.fs
-
-        # Not the store of these requests: nothing but its own attempts are around what Arrow asks.
-        store, root = fsspec.core.url_to_fs(self.url)
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store)), str(root)
-
     def _path(self, name: str) -> str:
         root = _opened(self.url)[1]
         return f"{root}/{name}" if name else root

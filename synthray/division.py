@@ -64,7 +64,7 @@ def share(
         together = ", ".join(identifier(name) for name in columns or ("row_id",))
         picked = f"SELECT * FROM {_WHOLE} WHERE hash({together}) % {of} = {number}"
         relations = {_WHOLE: rows, FIRST: picked}
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # a worker that died may have begun
     ledger = Ledger(folder)
     with Query(relations, seed=seed, writable=folder) as query:
         try:

@@ -38,12 +38,13 @@ _same: dict[Path, tuple[int, int]] = {}
 class Remote:
     """The store at `url`, and the folder that stands for it on this machine (for workers: on theirs).
 
-    `folders` are to stand there before a worker begins, empty ones too.
+    `folders` is None for the driver. For a worker it is the folders that stand on the driver's machine: whole
+    ones are fetched, empty ones made.
     """
 
     url: str
     folder: Path
-    folders: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] | None = None
 
     @classmethod
     def of(cls, url: str) -> Remote:
@@ -67,24 +68,39 @@ class Remote:
 
     def fetch(self, held: object) -> None:
         """Fetch the files and folders that `held` names, wherever in it, and that are not here."""
-        files = []
-        for path in self.folders:
-            path.mkdir(parents=True, exist_ok=True)
+        files, whole = [], []
         for path in sorted(self._named(held)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                continue
             if path.suffix in _KINDS:
-                files.append(path)
-            elif (listed := self.bucket.read(self._name(path) + _WHOLE)) is not None:
-                path.mkdir(exist_ok=True)
-                files += [path / name for name in json.loads(listed)]
+                files += [] if path.exists() else [path]
+            elif self._is_looked_for(path):
+                listed = self.bucket.read(self._name(path) + _WHOLE)
+                if listed is not None or self.folders is not None:
+                    path.mkdir(exist_ok=True)
+                if listed is not None:
+                    files += [one for name in json.loads(listed) if not (one := path / name).exists()]
+                    whole.append(path)
         self._each(self._fetch, files)
+        for path in whole:
+            _whole(path).touch()
+
+    def _is_looked_for(self, folder: Path) -> bool:
+        on_driver = folder in self.folders if self.folders is not None else not folder.exists()
+        return on_driver and not _whole(folder).exists()
 
     def sent(self, held: object) -> Remote:
         """Put the files that `held` names; return what a worker gets that is sent it."""
         self.put(held)
         return dataclasses.replace(self, folders=tuple(path for path in self._named(held) if path.is_dir()))
+
+    def put_made(self, arguments: object, answer: object) -> None:
+        """Put what a task made: files that its arguments or its answer name, and folders of its own.
+
+        Its own are those that it was to make: they do not stand on the driver's machine.
+        """
+        self.put([arguments, answer])
+        given = self._named(arguments) - {*(self.folders or ())}
+        self.put([path for path in given | self._named(answer) if path.is_dir()], folders=True)
 
     def put(self, held: object, *, folders: bool = False) -> None:
         """Put the files that `held` names and that the store does not have; `folders`: whole ones too.
@@ -99,6 +115,7 @@ class Remote:
                 self._each(self._put, inside)
                 listed = json.dumps([one.name for one in inside])
                 self.bucket.write(self._name(path) + _WHOLE, listed.encode())
+                _whole(path).touch()
 
     def holds(self, folder: Path) -> bool:
         """Say whether a folder is whole there, and fetch it."""
@@ -125,15 +142,6 @@ class Remote:
         """Remove what a folder there holds."""
         names = set(self.bucket.names(self._name(folder))) - set(keep)
         self._each(lambda name: self.bucket.remove([name]), names)
-
-    def readable(self, files: Iterable[str]) -> tuple[list[str], Any]:
-        """Return paths and Arrow's filesystem by which any machine reads the files, which are put."""
-        listed = list(files)
-        if not all(Path(file).is_relative_to(self.folder) for file in listed):
-            return listed, None
-        self.put(listed)
-        system, root = self.bucket.filesystem()
-        return [f"{root}/{self._name(Path(file))}" for file in listed], system
 
     def fetch_errors(self, folder: Path) -> None:
         """Fetch what workers left as their errors in a stage's folder."""
@@ -167,6 +175,11 @@ class Remote:
             return
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(work, listed))
+
+
+def _whole(folder: Path) -> Path:
+    """Return the file that says that a folder is whole on this machine."""
+    return folder.with_name(folder.name + _WHOLE)
 
 
 def _state(path: Path) -> tuple[int, int]:

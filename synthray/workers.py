@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray import cluster
-from synthray.block import Guarded, Write, cause, checked, guarded_task
+from synthray.block import Guarded, Read, Write, cause, checked, guarded_task
 from synthray.fingerprint import artifact_parts
 from synthray.lineage import digest
 from synthray.pool import Lone, Pool
@@ -60,11 +60,32 @@ class Workers:
 
         blocks = self.blocks or max(1, rows // ROWS_PER_BLOCK)
         named = None if columns is None else list(columns)
-        paths, system = self.remote.readable(files) if self.remote else (list(files), None)
-        dataset = ray.data.read_parquet(
-            paths, override_num_blocks=blocks, columns=named, **({"filesystem": system} if system else {})
-        )
+        if self.remote:
+            return self._read_remote(self.remote, files, named)
+        dataset = ray.data.read_parquet(list(files), override_num_blocks=blocks, columns=named)
         return dataset.repartition(blocks) if self.blocks else dataset
+
+    def _read_remote(self, remote: Remote, files: tuple[str, ...], columns: list[str] | None) -> Dataset:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        import ray.data
+
+        remote.put(files)
+        metadata = [pq.read_metadata(file) for file in files]
+        schema = pa.unify_schemas([one.schema.to_arrow_schema() for one in metadata]).remove_metadata()
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
+        pieces = [
+            pa.table({"file": [file], "group": [group]})
+            for file, one in zip(files, metadata, strict=True)
+            for group in range(one.num_row_groups)
+        ]
+        dataset = self.map_batches(
+            ray.data.from_arrow(pieces), self._guarded(Read(schema, remote.sent(files)))
+        )
+        if self.blocks:
+            return dataset.repartition(self.blocks)
+        return dataset.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
 
     def range(self, rows: int) -> Dataset:
         """Return a dataset of the numbers from 0 to `rows` in the column `id`, for a source."""

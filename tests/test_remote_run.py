@@ -38,6 +38,11 @@ STEPS = [
     {"curate.near_duplicate": {"text": "text", "threshold": 0.9}},
     {"where": "near_duplicate_of IS NULL", "reason": "near_duplicate"},
     {"curate.label_issue": {"text": "text", "label": "label"}},
+    {"curate.embedding": {"text": "text"}},
+    {"curate.outlier": {"embedding": "embedding", "label": "label"}},
+    {"curate.weight": {"text": "text", "label": "label"}},
+    {"generate.demonstrations": {"pool": "seeds", "columns": ["text"], "k": 2}},
+    {"evaluate.memorisation": {"text": "text", "against": ["seeds"]}},
     {"evaluate.diversity": {"text": "text"}},
     {"export.parquet": {"split": {"train": 0.5, "test": 0.5}}},
 ]
@@ -48,12 +53,14 @@ TOPICS = [
 
 
 def recipe(folder: Path, endpoint: Endpoint) -> Path:
+    seeds = [{"text": f"A seed about {number} things."} for number in range(20)]
+    (folder / "seeds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in seeds))
     held = {
         "name": "far",
         "seed": 4,
         "task": {"labels": {"a": "first", "b": "second"}},
         "model": {"language": "openai", "name": "m", "base_url": endpoint.url, "in_flight": 8},
-        "tables": {"topics": {"steps": TOPICS}},
+        "tables": {"topics": {"steps": TOPICS}, "seeds": "seeds.jsonl"},
         "steps": STEPS,
     }
     path = folder / "far.yaml"
@@ -126,7 +133,7 @@ def test_a_run_that_is_killed_on_a_faulty_store_goes_on_to_the_same_dataset(
     endpoint, path, dataset = local
     endpoint.script(latency=0.05)
     before = endpoint.summary()["total"]
-    object_store.fault(fail=0.03, cut=0.03, slow=0.01)
+    object_store.fault(fail=0.02, cut=0.02, slow=0.003)
     process = started(bucket_url, path)
     until = time.monotonic() + 120
     while endpoint.summary()["total"] < before + ROWS // 2 and time.monotonic() < until:
@@ -146,7 +153,7 @@ def test_a_run_that_is_killed_on_a_faulty_store_goes_on_to_the_same_dataset(
     # What was answered in the last two seconds was in flight: 8 at a time, each 0.05 s.
     assert again <= 8 + 2 * 8 / 0.05
     assert exported(bucket_url) == dataset
-    assert set(run.named_tables()) == {"topics"}
+    assert set(run.named_tables()) == {"topics", "seeds"}
     assert not [name for name in Bucket(bucket_url).names() if name.startswith("lock")]
 
 

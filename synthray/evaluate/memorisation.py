@@ -263,7 +263,7 @@ def _read(operator: Memorisation, table: Table | pa.Table, folder: Path) -> _Hel
     """Write the words and the vectors of a table, in the order of row_id."""
     import pyarrow.parquet as pq
 
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # a worker that died may have begun
     path = folder / "rows.parquet"
     who = f"{operator.step}: table {folder.name!r}"
     with Query({"given": table}, writable=folder) as query:
@@ -338,7 +338,7 @@ def _compared(
     """Write the marks and what is measured of rows; return the numbers of each table's exposed texts."""
     import pyarrow.parquet as pq
 
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # a worker that died may have begun
     kinds = {operator.final(name): kind for name, kind in operator.adds().items()}
     schema = pa.schema({"row_id": pa.string(), **kinds})
     indices = [_index(table.vectors, operator.step) for table in tables]
