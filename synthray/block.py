@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import traceback
 import uuid
 from collections.abc import Callable
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray import errors
+from synthray import cluster, errors
 from synthray.errors import ModelError, RunFailed, SynthrayError
-from synthray.lineage import FAILED, IDENTITY
+from synthray.lineage import FAILED, IDENTITY, digest
 from synthray.operator import path_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class Read:
             columns = {name: rows[name] for name in held} | lacking
             found.append(pa.table({name: columns[name] for name in self.schema.names}).cast(self.schema))
         return pa.concat_tables(found)
+
+
+_DEATHS = 2
+_MOST_DEATHS = 3
+_ALONE = threading.Lock()
 
 
 class Write:
@@ -148,6 +154,55 @@ def checked(operator: Operator, table: pa.Table) -> pa.Table:
 
 
 @dataclass(frozen=True)
+class Worked:
+    """Run an operator on a block of rows, and on each row alone after a worker died of the block.
+
+    A row of which a worker died twice while it worked on nothing else is a failed row: Ray alone would try
+    its block for ever. `folder` keeps on this machine which rows were begun.
+    """
+
+    operator: Operator
+    folder: Path
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return the rows with what the operator made of them."""
+        import pyarrow as pa
+
+        if not cluster.attempt() or not len(table):
+            return checked(self.operator, table)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows = [self._alone(table.slice(at, 1)) for at in range(len(table))]
+        return pa.concat_tables(rows, promote_options="default")
+
+    def _alone(self, row: pa.Table) -> pa.Table:
+        begun = self.folder / f"begun-{digest(self.operator.origin, row['row_id'][0].as_py())}"
+        with _ALONE:  # of the threads of a process that asks a model one alone may be to blame
+            if begun.exists() and begun.stat().st_size >= _DEATHS:
+                return self._failed(row)
+            with begun.open("ab") as file:
+                file.write(b".")
+            made = checked(self.operator, row)
+            begun.unlink()
+        return made
+
+    def _failed(self, row: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        held = row.to_pylist()[0]
+        error = {
+            "error": "WorkerDied",
+            "message": f"the process died each of {_DEATHS} times that it worked on this row alone",
+            "attempts": _DEATHS,
+        }
+        expected = self.operator.schema(row.schema)
+        line = {name: held.get(name) for name in expected.names}
+        schema = pa.schema([*expected, ("failed", FAILED), ("reject_step", pa.string())])
+        return pa.Table.from_pylist(
+            [{**line, "failed": error, "reject_step": self.operator.origin}], schema=schema
+        )
+
+
+@dataclass(frozen=True)
 class Guarded:
     """Run a function on a block; leave its error where the driver finds it, since Ray tells only its text."""
 
@@ -160,6 +215,12 @@ class Guarded:
         try:
             if self.remote:
                 self.remote.fetch(self.function)
+            died = cluster.attempt()
+            if died > _MOST_DEATHS and not isinstance(self.function, Worked):
+                raise RunFailed(
+                    f"{died} workers died of a block of {len(table)} rows; they may need more memory than "
+                    "there is: see Ray's logs, give the machine more, or run fewer at once"
+                )
             return self.function(table)
         except Exception as error:
             _leave(error, self.folder, self.remote)

@@ -78,6 +78,16 @@ def on_each_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any
     return answers
 
 
+def attempt() -> int:
+    """Return how many workers have died of the task that asks, or were lost with their machine."""
+    import ray
+
+    if not ray.is_initialized():
+        return 0
+    # Ray's public context does not tell it; a test sees when this changes.
+    return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
+
+
 def cores() -> int:
     """Return how many cores there are to work with, of all machines."""
     start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthray import cluster
-from synthray.block import Guarded, Read, Write, cause, checked, guarded_task
+from synthray.block import Guarded, Read, Worked, Write, cause, guarded_task
 from synthray.fingerprint import artifact_parts
 from synthray.lineage import digest
 from synthray.pool import Lone, Pool
@@ -97,11 +96,11 @@ class Workers:
     def map(self, dataset: Dataset, operator: Operator) -> Dataset:
         """Return the dataset that `operator` makes of each batch; a model's operator runs in an actor."""
         if not operator.uses_model:
-            return self.map_batches(dataset, self._guarded(functools.partial(checked, operator)))
+            return self.map_batches(dataset, self._guarded(Worked(operator, self.path)))
         pool = Pool(self.run.calls, self._rows, self.blocks, self.lone)
         self._pools.append(pool)  # as long as the stage is made
         with self._caught():
-            return pool.map(dataset, operator, lambda bound: self._guarded(functools.partial(checked, bound)))
+            return pool.map(dataset, operator, lambda bound: self._guarded(Worked(bound, self.path)))
 
     def _guarded(self, function: Callable[[pa.Table], pa.Table]) -> Guarded:
         return Guarded(function, self.path, self.remote and self.remote.sent(function))

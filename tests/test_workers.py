@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
+from synthray.errors import RunFailed
 from synthray.operator import Operator
 from synthray.pipeline import Pipeline
 from synthray.run import Run
@@ -108,3 +111,49 @@ def test_an_artifact_whose_making_breaks_is_not_there_and_the_next_run_makes_it(
     done = run(Step(Keeps(log=log), name="keep"))
     assert done.sql("SELECT DISTINCT kept FROM dataset").to_pylist() == [{"kept": "012345 0.5"}]
     assert len(list(artifacts.iterdir())) == 1, "what the first one left is gone"
+
+
+# Rows that kill.
+
+
+@dataclass(frozen=True)
+class Kills(Operator):
+    """Add the length of a text; end the process by SIGKILL at one that says so."""
+
+    def adds(self) -> Mapping[str, pa.DataType]:
+        return {"size": pa.int64()}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        texts = table["text"].to_pylist()
+        if "gamma" in texts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.add(table, {"size": [len(text) for text in texts]})
+
+
+@dataclass(frozen=True)
+class KillsPass(Operator):
+    """The same in a pass that makes no rows."""
+
+    def adds(self) -> Mapping[str, pa.DataType]:
+        return {"size": pa.int64()}
+
+    def apply(self, stage: Stage) -> None:
+        stage.narrow(stage.dataset(["row_id", "text"]), Kills().__call__, stage.path / "narrow")
+
+
+def test_a_row_that_kills_its_worker_fails_after_two_tries_alone_and_the_others_do_not(
+    run: Callable[..., Run],
+) -> None:
+    done = run(Step(Kills(), name="kills"))
+    kept = done.sql("SELECT text, size FROM dataset ORDER BY n").to_pylist()
+    assert kept == [{"text": text, "size": len(text)} for text in TEXTS if text != "gamma"]
+    failed = done.sql("SELECT text, failed.error, failed.attempts, reject_step FROM failed_rows").to_pylist()
+    assert failed == [{"text": "gamma", "error": "WorkerDied", "attempts": 2, "reject_step": "kills"}]
+    assert not list(done.root.rglob("begun-*"))[1:], "what was begun and done is not remembered"
+
+
+def test_a_pass_that_kills_its_workers_ends_and_says_so(run: Callable[..., Run]) -> None:
+    with pytest.raises(
+        RunFailed, match=r"kills: 4 workers died of a block of 6 rows; they may need more mem"
+    ):
+        run(Step(KillsPass(), name="kills"))
