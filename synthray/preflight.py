@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,9 @@ def require(run: Run, pipeline: Pipeline) -> None:
     """
     if not cluster.is_joined():
         return
-    needed = tuple(dict.fromkeys(_asked(pipeline)))
+    needed: list[Language] = []
+    for language in _asked(pipeline):
+        needed += [] if language in needed else [language]
     shared = None if run.remote else run.root / f".shared-{uuid.uuid4().hex}"
     if shared:
         shared.touch()
@@ -64,7 +66,7 @@ def _asked(pipeline: Pipeline) -> Iterator[Language]:
             yield from _asked(table.of(name, pipeline))
 
 
-def _missing(languages: tuple[Language, ...], shared: Path | None) -> list[str]:
+def _missing(languages: Sequence[Language], shared: Path | None) -> list[str]:
     """Return what this machine lacks."""
     missing = [] if shared is None or shared.exists() else [_NO_FOLDER]
     for language in languages:

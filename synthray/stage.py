@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray import cluster, division
+from synthray import cluster, counters, division
 from synthray.account import CHILDLESS, account, require_unique
 from synthray.block import Sink
 from synthray.chain import FIRST, Chain, of_a_value
@@ -364,7 +364,17 @@ class Stage(Workers):
         )
         self.close()
         self.run.commit(record)
+        if cluster.is_joined():  # elsewhere nobody looks
+            counters.count(self.run.state["name"], record, self._reasons(record))
         return record
+
+    def _reasons(self, record: StageRecord) -> dict[tuple[str, str], int]:
+        if not record.rejects:
+            return {}
+        rejects = Table(self.run.paths(record.rejects), "parquet")
+        with self.over({"rejects": rejects}) as query:
+            found = query.rows("SELECT step, reason, count(*) FROM rejects GROUP BY ALL")
+        return {(step, reason): rows for step, reason, rows in found}
 
     def _spent(self, operator: Operator) -> dict[str, Any]:
         """Add up what the calls of these rows took, whenever they were answered."""
