@@ -21,6 +21,7 @@ _QUIET = {
 }
 _STORE_BYTES = 512 << 20
 _CONNECT_S = 10
+_BEGIN_S = 180
 
 
 def start(cores: int | None = None) -> None:
@@ -70,7 +71,12 @@ def on_each_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any
     answers = {}
     for name, answer in asked.items():
         try:
-            answers[name] = ray.get(answer)
+            answers[name] = ray.get(answer, timeout=_BEGIN_S)
+        except ray.exceptions.GetTimeoutError:
+            raise RunError(
+                f"on {name}: no worker has begun within {_BEGIN_S} s; see Ray's logs there, such as "
+                "/tmp/ray/session_latest/logs/raylet.out"
+            ) from None
         except ray.exceptions.RayError as error:
             lacks = next((line for line in str(error).splitlines() if "No module named" in line), "")
             why = f"{lacks.strip()}; pip install synthray there, where Ray is" if lacks else error
@@ -109,7 +115,11 @@ def nodes() -> int:
 
 def _join_or_start(cores: int) -> None:
     import ray
+    from ray._private import ray_constants
 
+    # Under `uv run` Ray would start each worker by `uv run` too, in a copy of the working directory; a
+    # cluster's machines have their own synthray, which the preflight sees to.
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
     if address := os.environ.get("RAY_ADDRESS"):
         _require_listener(address)
         try:
@@ -119,10 +129,6 @@ def _join_or_start(cores: int) -> None:
         except RuntimeError as error:
             raise RunError(f"RAY_ADDRESS={address}: {_one_line(error)}") from None
         return
-    from ray._private import ray_constants
-
-    # Under `uv run` Ray would start each worker by `uv run` too, in a copy of the working directory.
-    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
     # Ray's switch for "this machine alone": its servers then listen on loopback, not on every address.
     # It is read once, when ray is imported, so it is set in both places.
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
