@@ -1,4 +1,4 @@
-"""The command line: run, plan, show, sql, report, diff, review, ops, recipes."""
+"""The command line: run, submit, plan, show, sql, report, diff, review, ops, recipes."""
 
 from __future__ import annotations
 
@@ -55,6 +55,28 @@ def run(
         _report(Run.read(root), root, as_json)
         raise
     _report(done, root, as_json)
+
+
+@app.command()
+def submit(
+    recipe: Recipe,
+    address: Annotated[
+        str, typer.Option(metavar="URL", help="The dashboard of the cluster's head.")
+    ] = "http://127.0.0.1:8265",
+    out: Annotated[
+        str | None, typer.Option(metavar="RUN", help="s3://bucket/run, or a shared folder.")
+    ] = None,
+    rows: Rows = None,
+    settings: Settings = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try the rows again that failed.")] = False,
+) -> None:
+    """Run a recipe as a job on a cluster, follow it, and end with its exit code."""
+    from synthray.submit import submit as submitted
+
+    code = submitted(recipe, address, out, rows=rows, settings=settings or [], retry_failed=retry_failed)
+    if code:
+        raise typer.Exit(code)
+    print(f"Done: {out} (see: synthray show {out})")
 
 
 @app.command()
