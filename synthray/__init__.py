@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from synthray.errors import GateRefused, InputError, RunFailed, SynthrayError
+    from synthray.frame import identified
     from synthray.operator import Context, Measure, Operator
     from synthray.pipeline import Pipeline
     from synthray.recipe import load
@@ -39,6 +40,7 @@ _PUBLIC = {
     "Task": "task",
     "Union": "statement",
     "Where": "statement",
+    "identified": "frame",
     "load": "recipe",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "Task",
     "Union",
     "Where",
+    "identified",
     "load",
     "open",
 ]

@@ -89,22 +89,21 @@ def content_ids(relation: str, columns: list[str], step: str = "", number: int =
     rows to others is part of the ids, so that equal rows from two places are two rows.
     """
     if "row_id" in columns:
-        missing = [
-            f"CAST(NULL AS {'INTEGER' if name == 'round' else 'VARCHAR'}) AS {name}"
-            for name in ("parent_id", "round")
-            if name not in columns
-        ]
-        return f"SELECT {', '.join([*missing, '*'])} FROM ({relation})"
+        typed = {name: "INTEGER" if name == "round" else "VARCHAR" for name in IDENTITY}
+        missing = [f"CAST(NULL AS {typed[name]}) AS {name}" for name in typed if name not in columns]
+        held = ", ".join(f"CAST({name} AS {typed[name]}) AS {name}" for name in typed if name in columns)
+        return f"SELECT {', '.join([*missing, f'* REPLACE ({held})'])} FROM ({relation})"
     own = ", ".join(identifier(name) for name in columns if name not in IDENTITY)
     origin = "'" + f"{step}#".replace("'", "''") + "' || " if step else ""
     return (
         f"SELECT md5({origin}_content || '#' || row_number() OVER (PARTITION BY _content))[:24] AS row_id, "
         f"CAST(NULL AS VARCHAR) AS parent_id, CAST({number} AS INTEGER) AS round, * EXCLUDE (_content) "
-        f"FROM (SELECT {own}, CAST(to_json(struct_pack({_packed(columns)})) AS VARCHAR) AS _content "
-        f"FROM ({relation}))"
+        f"FROM (SELECT {own}, {content(columns)} AS _content FROM ({relation}))"
     )
 
 
-def _packed(columns: list[str]) -> str:
+def content(columns: list[str]) -> str:
+    """Return SQL for a row's content, from which its id comes: the same text for any order of columns."""
     names = [identifier(name) for name in sorted(columns) if name not in IDENTITY]
-    return ", ".join(f"{name} := {name}" for name in names)
+    packed = ", ".join(f"{name} := {name}" for name in names)
+    return f"CAST(to_json(struct_pack({packed})) AS VARCHAR)"

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthray import preflight
+from synthray import frame, preflight
 from synthray.errors import BudgetSpent, GateRefused, InputError, RecipeError, SynthrayError, near
 from synthray.gate import asked_for, check_conditions, decide
 from synthray.lineage import IDENTITY, uniform
 from synthray.operator import Context, Operator
 from synthray.progress import Progress
 from synthray.query import Query
-from synthray.repeat import ABOUT, Repeat
+from synthray.repeat import ABOUT, Repeat, widened
 from synthray.run import FORMAT, RELATIONS, Run, versions
 from synthray.statement import Derive, Statement, Union, Where, one_case, require_table
 from synthray.step import Checked, Step, told, where
@@ -39,8 +39,10 @@ _SETTLES = 8
 class Pipeline:
     """Steps in order, and all that they share.
 
-    `steps` takes operators, statements and Steps. `tables` are files or pipelines of their own, `models` are
-    named languages beside `model`; a table's pipeline that has no model or task of its own has the recipe's.
+    `steps` takes operators, statements and Steps. `tables` are files, pipelines of their own, or tables in
+    memory (Arrow, pandas, polars, Hugging Face, Ray Data), which are copied and kept in RUN/tables by their
+    content. `models` are named languages beside `model`; a table's pipeline that has no model or task of its
+    own has the recipe's.
     `gate` are SQL conditions over the metrics (`default`: those of the operators). A stage in which more than
     `max_failed` of the rows fail ends the run. `blocks` is into how many parts rows are cut, and changes no
     result. `recipe` is what the run directory keeps of where it came from. Within it `prefix` begins
@@ -54,7 +56,7 @@ class Pipeline:
     task: Task = field(default_factory=Task)
     model: Language | None = None
     models: Mapping[str, Language] = field(default_factory=dict)
-    tables: Mapping[str, Table | Pipeline] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
     gate: Sequence[str] = ()
     max_failed: float = 0.05
     blocks: int | None = None
@@ -62,6 +64,10 @@ class Pipeline:
     prefix: str = ""
     round: int = 0
     held_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Turn tables in memory into files, once: what is checked, planned and run is the same."""
+        object.__setattr__(self, "tables", {name: _named(name, held) for name, held in self.tables.items()})
 
     # What the steps are.
 
@@ -264,7 +270,7 @@ class Pipeline:
             for name, table in loop.tables.items():
                 shown[name] = table.of(name, inner).checked(shown, guess=guess)[-1].after
             last = inner.checked(shown, None if loop.appends else pool, guess=guess)[-1].after
-            return _widened(came, last), last, shown
+            return widened(came, last), last, shown
 
         # The pool holds what the steps give, and they may read it: guessed until it stays, then checked.
         pool = came
@@ -394,11 +400,12 @@ class Pipeline:
         run.save(table_stages={name: folders for name, folders in held.items() if name in self.tables})
         for name, table in self.tables.items():
             if isinstance(table, Table):
-                work.tables[name] = table
-                work.digests[name.lower()] = table.digest()
+                work.tables[name] = frame.kept(table, name, run.root / "tables")
+                work.digests[name.lower()] = work.tables[name].digest()
         for name, table in self.tables.items():
             if isinstance(table, Pipeline):
                 work.make_table(name, table.of(name, self))
+        run.hold(path for table in work.tables.values() for path in table.paths)
         run.save(
             tables={
                 name: {
@@ -425,6 +432,10 @@ class Pipeline:
         if refused:
             lines = "; ".join(f"{check.condition} ({check.found})" for check in refused)
             raise GateRefused(f"the gate refused the dataset: {lines}")
+
+
+def _named(name: str, held: Any) -> Table | Pipeline:
+    return held if isinstance(held, Table | Pipeline) else frame.table(held, name)
 
 
 def _read_schema(name: str, table: Table) -> pa.Schema:
@@ -455,23 +466,6 @@ def _identified(schema: pa.Schema | None) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema(list(IDENTITY.items())) if schema is None else schema
-
-
-def _widened(ours: pa.Schema, theirs: pa.Schema) -> pa.Schema:
-    """Return the columns of both; InputError where one name has two types."""
-    import pyarrow as pa
-
-    columns = {column.name: column for column in ours}
-    for column in theirs:
-        held = columns.setdefault(column.name, column)
-        if pa.types.is_null(held.type):
-            columns[column.name] = column
-        elif held.type != column.type and not pa.types.is_null(column.type):
-            raise InputError(
-                f"column {column.name!r} is {held.type} in the rows that come into the loop, but "
-                f"{column.type} in those that its steps make; derive one of them with a CAST"
-            )
-    return pa.schema([pa.field(one.name, one.type) for one in columns.values()])
 
 
 def _asking(pipeline: Pipeline) -> set[str]:

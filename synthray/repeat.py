@@ -287,3 +287,18 @@ class Gathering(Statement):
             return Plan(rows=f"SELECT * FROM {before}", metrics=metrics)
         made = "SELECT * FROM accepted"
         return Plan(rows=f"SELECT * FROM {before} UNION ALL BY NAME {made}", made=made, metrics=metrics)
+
+
+def widened(ours: pa.Schema, theirs: pa.Schema) -> pa.Schema:
+    """Return the columns of the rows before a loop and of a round's; InputError for a name of two types."""
+    columns = {column.name: column for column in ours}
+    for column in theirs:
+        held = columns.setdefault(column.name, column)
+        if pa.types.is_null(held.type):
+            columns[column.name] = column
+        elif held.type != column.type and not pa.types.is_null(column.type):
+            raise InputError(
+                f"column {column.name!r} is {held.type} in the rows that come into the loop, but "
+                f"{column.type} in those that its steps make; derive one of them with a CAST"
+            )
+    return pa.schema([pa.field(one.name, one.type) for one in columns.values()])

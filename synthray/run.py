@@ -201,6 +201,11 @@ class Run:
         elif path.exists():
             self._put(path)
 
+    def hold(self, files: Iterable[str]) -> None:
+        """See that files of the run's own that no stage lists are on the store."""
+        if self.remote:
+            self.remote.put(list(files))
+
     def release(self) -> None:
         """Let another process write."""
         if self._lock is not None:
