@@ -177,7 +177,11 @@ def kills(options: argparse.Namespace) -> None:
             kept = synthray.open(out).sql("SELECT count(*) AS n FROM calls WHERE error IS NULL")
             repeated += max(0, kept["n"][0].as_py() - options.rows)
             same += exported(out) == whole
-            print(f"  {number + 1}: killed after {after - before} calls, {sent} sent for {options.rows} rows")
+            print(
+                f"  {number + 1}: killed after {after - before} calls, {sent} sent for {options.rows} rows, "
+                f"so far {same} the same dataset, {repeated} answered calls sent again",
+                flush=True,
+            )
     print(
         f"{options.times} runs with a node killed: {same} gave the same dataset; "
         f"{repeated} answered calls were sent again"
