@@ -132,6 +132,7 @@ def _arrow(data: Any) -> pa.RecordBatchReader:
 def _of_hugging_face(data: Any) -> pa.RecordBatchReader:
     """Return the batches of a Hugging Face dataset; class labels are their names, and not numbers."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     schema = data.features.arrow_schema.remove_metadata()
     named = {name: kind.names for name, kind in data.features.items() if type(kind).__name__ == "ClassLabel"}
@@ -141,10 +142,9 @@ def _of_hugging_face(data: Any) -> pa.RecordBatchReader:
     def batches() -> Iterator[pa.RecordBatch]:
         for rows in data.with_format("arrow").iter(batch_size=_ROWS):
             for name, names in named.items():
-                numbers = [
-                    place if place is not None and place >= 0 else None for place in rows[name].to_pylist()
-                ]
-                held = pa.array(names, pa.string()).take(pa.array(numbers, pa.int64()))
+                # Hugging Face writes -1 for a row without a label.
+                places = pc.if_else(pc.less(rows[name], 0), None, rows[name]).combine_chunks()
+                held = pa.array(names, pa.string()).take(places)
                 rows = rows.set_column(rows.schema.get_field_index(name), name, held)
             yield from rows.cast(schema).to_batches()
 
