@@ -358,7 +358,7 @@ class Run:
     def ray(self, view: str = "dataset") -> Dataset:
         """Return a view as a dataset of Ray Data, which is started if need be.
 
-        A dataset that lies in files of one schema is read by Ray from them; all else is streamed into Ray's
+        A dataset that lies in files of one schema on a disk is read by Ray; all else is streamed into Ray's
         object store in blocks, so that no view must fit into this process.
         """
         from synthray import cluster
@@ -370,7 +370,7 @@ class Run:
             import ray.data
 
             last = self.table(self.stages()[-1])
-            if view == "dataset" and last.uniform():
+            if view == "dataset" and not self.remote and last.uniform():
                 return ray.data.read_parquet(list(last.files))
             return ray.data.from_arrow_refs([ray.put(block) for block in query.blocks(relation)])
 
