@@ -52,7 +52,7 @@ def table(data: Any, name: str) -> Table:
     return Table((str(path),), "parquet")
 
 
-def kept(held: Table, name: str, folder: Path) -> Table:
+def kept(held: Table, folder: Path) -> Table:
     """Return a named table for a run: one that was in memory is copied into `folder`, files stay."""
     paths = [Path(file) for file in held.files]
     if any(path.parent != _folder() for path in paths):
@@ -60,7 +60,7 @@ def kept(held: Table, name: str, folder: Path) -> Table:
     folder.mkdir(parents=True, exist_ok=True)
     copies = []
     for path in paths:
-        copy = folder / f"{name}-{path.name}"
+        copy = folder / path.name
         if not copy.is_file():
             part = folder / f".{copy.name}.{uuid.uuid4().hex}.part"
             shutil.copyfile(path, part)

@@ -67,6 +67,8 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         """Turn tables in memory into files, once: what is checked, planned and run is the same."""
+        if not isinstance(self.tables, Mapping):
+            raise RecipeError(f"tables maps names to tables, but is {type(self.tables).__name__}")
         object.__setattr__(self, "tables", {name: _named(name, held) for name, held in self.tables.items()})
 
     # What the steps are.
@@ -400,7 +402,7 @@ class Pipeline:
         run.save(table_stages={name: folders for name, folders in held.items() if name in self.tables})
         for name, table in self.tables.items():
             if isinstance(table, Table):
-                work.tables[name] = frame.kept(table, name, run.root / "tables")
+                work.tables[name] = frame.kept(table, run.root / "tables")
                 work.digests[name.lower()] = work.tables[name].digest()
         for name, table in self.tables.items():
             if isinstance(table, Pipeline):

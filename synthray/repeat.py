@@ -30,7 +30,6 @@ from synthray.operator import Operator
 from synthray.query import Query
 from synthray.spelling import identifier, quoted
 from synthray.statement import Plan, Statement
-from synthray.table import Table
 
 if TYPE_CHECKING:
     from synthray.task import Task
@@ -146,7 +145,7 @@ class Repeat:
         for name, table in self.tables.items():
             if name.lower() in taken:
                 raise InputError(f"the table {name!r} is one of the recipe's already; choose another name")
-            if isinstance(table, Table):
+            if not hasattr(table, "steps"):
                 raise InputError(
                     f"the table {name!r} is files; name it under the recipe's tables, which loops see too: "
                     "those of a loop are {steps: [...]}"

@@ -28,6 +28,14 @@ class Step:
     model: str | None = None
     line: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no step, such as a table: Python checks no types."""
+        if not (isinstance(self.work, Operator | Statement) or hasattr(self.work, "steps")):
+            raise RecipeError(
+                f"a step is an operator, a statement or a Repeat, but one is {type(self.work).__name__}; a "
+                'table is named, Pipeline(..., tables={"mine": table}), and read by source.table'
+            )
+
     def default_name(self) -> str:
         """Return the name of a step that was given none."""
         if isinstance(self.work, Operator):

@@ -121,3 +121,24 @@ def test_a_run_keeps_the_table_and_knows_it_again_by_its_content(
     again, said = run(ROWS.slice(1))
     assert "unchanged" not in said
     assert again.sql("SELECT count(*) AS n FROM dataset").to_pylist() == [{"n": 3}]
+
+
+@pytest.mark.parametrize(
+    ("steps", "tables", "message"),
+    [
+        pytest.param([ROWS], {}, r'one is Table; a table is named, .*tables=\{"mine": table\}', id="a step"),
+        pytest.param([Source(table="min")], {"mine": ROWS}, "did you mean 'mine'", id="misspelt"),
+        pytest.param(
+            [Source(table="mine")], ROWS, "tables maps names to tables, but is Table", id="no names"
+        ),
+        pytest.param(
+            [synthray.Repeat(steps=[Source(table="mine")], max=2, tables={"mine": ROWS})],
+            {},
+            "'mine' is files; name it under the recipe's tables",
+            id="in a loop",
+        ),
+    ],
+)
+def test_a_table_stands_under_its_name(steps: Any, tables: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        synthray.Pipeline(steps, tables=tables).check()
