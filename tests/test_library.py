@@ -118,6 +118,12 @@ def notebook(name: str) -> list[Any]:
     return cells
 
 
+@pytest.fixture(scope="module")
+def denoised(execute: Callable[..., str]) -> str:
+    """What the denoising notebook showed; its run is in `denoise`."""
+    return execute(notebook("denoise"))
+
+
 def test_one_operator_on_a_table_needs_no_ray() -> None:
     shown = "\nimport json, sys\nprint(json.dumps([marked.to_pylist(), 'ray' in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", ALONE + shown], capture_output=True, text=True, check=True)
@@ -132,10 +138,8 @@ def test_one_operator_on_a_table_needs_no_ray() -> None:
 
 @pytest.mark.ray
 class TestOnRay:
-    def test_the_denoising_notebook_finds_planted_labels(
-        self, execute: Callable[..., str], folder: Path
-    ) -> None:
-        shown = execute(notebook("denoise"))
+    def test_the_denoising_notebook_finds_planted_labels(self, denoised: str, folder: Path) -> None:
+        shown = denoised
         assert "[True, True]" in shown, "pandas, polars and Hugging Face give other rows"
         assert "image/svg+xml" in shown
         run = synthray.open(str(folder / "denoise"))
@@ -150,6 +154,13 @@ class TestOnRay:
         assert set(rows["reject_reason"].dropna()) == {"label_issue"}
         for text in ("recall", "mended", f"num_rows: {kept.sum()}"):
             assert text in shown
+
+    def test_the_exploring_notebook_runs_top_to_bottom_over_that_run(
+        self, denoised: str, execute: Callable[..., str]
+    ) -> None:
+        shown = execute(notebook("explore"))
+        assert shown.count("image/svg+xml") == 5
+        assert "reject_reason" in shown and "rows_kept" in shown
 
     def test_the_cluster_notebook_joins_and_gives_the_same_dataset(
         self, execute: Callable[..., str], folder: Path, address: str

@@ -1,10 +1,8 @@
-"""What `synthray.open(RUN)` gives: each view as Arrow, pandas, polars, DuckDB and Ray Data; and the notebook."""
+"""What `synthray.open(RUN)` gives: each view as Arrow, pandas, polars, DuckDB and Ray Data."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +10,9 @@ import pyarrow as pa
 import pytest
 import reported
 
-import synthray
 from synthray.errors import InputError
 
 if TYPE_CHECKING:
-    from synthray.pipeline import Pipeline
     from synthray.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -93,21 +89,3 @@ def test_without_polars_the_cure_is_told(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(InputError, match=r"pip install 'synthray\[polars\]'"):
         run.polars()
-
-
-@pytest.mark.ray
-def test_the_notebook_runs_top_to_bottom_over_a_run(
-    small: Callable[..., Pipeline], tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import nbformat
-    from nbclient import NotebookClient
-
-    small().run(tmp_path / "run", quiet=True)
-    assert synthray.open(str(tmp_path / "run")).state["state"] == "done"
-    monkeypatch.setenv("SYNTHRAY_RUN", str(tmp_path / "run"))
-    notebook = nbformat.read(ROOT / "notebooks" / "explore.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "notebooks are kept without outputs"
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}}).execute()
-    shown = json.dumps([cell.get("outputs") for cell in notebook.cells])
-    assert shown.count("image/svg+xml") == 5
-    assert "reject_reason" in shown and "rows_kept" in shown
