@@ -50,6 +50,8 @@ class Read:
         return pa.concat_tables(found)
 
 
+_TOGETHER, _TOGETHER_ASKED = 2, 3
+"""So often a block is tried as it is; what asks a model works on many at once, of which one may kill."""
 _DEATHS = 2
 _MOST_DEATHS = 3
 _ALONE = threading.Lock()
@@ -155,10 +157,10 @@ def checked(operator: Operator, table: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Worked:
-    """Run an operator on a block of rows, and on each row alone after a worker died of the block.
+    """Run an operator on a block of rows, and on each row alone after workers died of the block.
 
-    A row of which a worker died twice while it worked on nothing else is a failed row: Ray alone would try
-    its block for ever. `folder` keeps on this machine which rows were begun.
+    One death is no reason: a machine may have gone. A row of which a worker died twice while it worked on nothing
+    else is a failed row: Ray alone would try its block for ever. `folder` keeps on this machine which rows were begun.
     """
 
     operator: Operator
@@ -168,7 +170,8 @@ class Worked:
         """Return the rows with what the operator made of them."""
         import pyarrow as pa
 
-        if not cluster.attempt() or not len(table):
+        together = _TOGETHER_ASKED if self.operator.uses_model else _TOGETHER
+        if cluster.attempt() < together or not len(table):
             return checked(self.operator, table)
         self.folder.mkdir(parents=True, exist_ok=True)
         rows = [self._alone(table.slice(at, 1)) for at in range(len(table))]

@@ -25,8 +25,10 @@ import time
 import urllib.request
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
 from itertools import accumulate, product
@@ -66,6 +68,7 @@ class Script:
     """
 
     latency: float | dict[str, list[float]] = 0  # seconds, or {"lognormal": [median, 99th percentile]}
+    together: int = 0  # no answer is sent, for 60 s at most, before so many were in flight at once
     words: list[int] = field(default_factory=lambda: [8, 40])  # fewest and most words of a text
     faults: dict[str, float] = field(default_factory=dict)  # fault -> its probability
     seed: int = 0
@@ -233,6 +236,7 @@ class Server:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.in_flight = 0
+        self.held: list[Callable[[], None]] = []
         self.reset()
 
     def reset(self) -> None:
@@ -268,6 +272,20 @@ class Server:
         named = None if fault == "ok" else fault
         self.hits.append((request_id, at, status, named, authorization or None, *reply.tokens, path, kept))
         return reply, self.script.delay(request_id, attempt) if reply.status in SLOW else 0
+
+    def hold(self, answer: Callable[[], None]) -> None:
+        """Call `answer` once so many requests were in flight together as the script says."""
+        self.held.append(answer)
+        if self.max_in_flight >= self.script.together:
+            self.release()
+        elif len(self.held) == 1:
+            asyncio.get_running_loop().call_later(60, self.release)
+
+    def release(self) -> None:
+        """Answer all that was held."""
+        held, self.held = self.held, []
+        for answer in held:
+            answer()
 
     def admit(self, body: Any, authorization: str) -> None:
         """Refuse a request for its key, its model or a parameter."""
@@ -395,6 +413,10 @@ class Connection(asyncio.Protocol):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.transport.abort()
         elif reply.fault != "hang":
+            self.server.hold(partial(self.wait, reply, delay))
+
+    def wait(self, reply: Reply, delay: float) -> None:
+        if not self.transport.is_closing():
             self.timer = asyncio.get_running_loop().call_later(delay, self.send, reply)
 
     def send(self, reply: Reply) -> None:
