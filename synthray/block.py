@@ -159,8 +159,9 @@ def checked(operator: Operator, table: pa.Table) -> pa.Table:
 class Worked:
     """Run an operator on a block of rows, and on each row alone after workers died of the block.
 
-    One death is no reason: a machine may have gone. A row of which a worker died twice while it worked on nothing
-    else is a failed row: Ray alone would try its block for ever. `folder` keeps on this machine which rows were begun.
+    One death is no reason: a machine may have gone. A row of which a worker died twice while it worked on
+    nothing else is a failed row: Ray alone would try its block for ever. `folder` keeps on this machine which
+    rows were begun.
     """
 
     operator: Operator
